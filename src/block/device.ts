@@ -1,0 +1,282 @@
+/** What an author of a driver writes, and what the core makes of it: a device without gaps. */
+import { BlockError } from './error.ts'
+import { bytesVec, type IoVec, zeroVec } from './iovec.ts'
+import { type Now, repeat, then } from './now.ts'
+import { RangeLock } from './rangelock.ts'
+
+/** What a range of one layer holds: bytes, zeroes, or nothing of its own (a backing layer's bytes show through). */
+export type ExtentKind = 'data' | 'zero' | 'hole'
+
+/** One run of equal kind, `length` bytes long, at the offset that was asked for. */
+export interface Extent {
+  length: number
+  kind: ExtentKind
+  /** Where the bytes are in the layer's file, if they are there plain; for maps and copies. */
+  at?: number
+}
+
+export interface WriteOptions {
+  /** Forced unit access: the write completes when it is durable. */
+  fua?: boolean
+}
+
+export interface ZeroOptions {
+  /** The range may lose its allocation, as long as it reads as zeroes. */
+  unmap?: boolean
+}
+
+/**
+ * What the author of a protocol, filter or format writes. Offsets and lengths are bytes, multiples of `align` (except where
+ * a range ends at `size`), inside the device, never empty. What is absent, the core emulates or refuses.
+ * A request that fails throws (or rejects with) a BlockError; it may then have been done in part.
+ */
+export interface BlockDriver {
+  /** Name of the driver, as in `driver=`. */
+  readonly name: string
+  /** Size, bytes. May change by {@link resize}. */
+  readonly size: number
+  readonly readOnly?: boolean
+  /** Smallest unit of offsets and lengths, bytes, a power of two; default 1. */
+  readonly align?: number
+  /** What a discard must be aligned to to have an effect, bytes; default `align`. */
+  readonly discardGranularity?: number
+  /** Whether `write` honours `fua`; if not, the core flushes after the write. */
+  readonly fua?: boolean
+  /** Reads `into.byteLength` bytes, all of it or an error. */
+  read(at: number, into: IoVec): Now<void>
+  /** Writes all of `from`. */
+  write?(at: number, from: IoVec, options?: WriteOptions): Now<void>
+  /** Makes every write that completed before the call durable. */
+  flush?(): Now<void>
+  /** Makes the range read as zeroes. */
+  zero?(at: number, length: number, options?: ZeroOptions): Now<void>
+  /** Gives the range up; it reads as anything until it is written, and never as what it must not show. */
+  discard?(at: number, length: number): Now<void>
+  /** What the range at `at` holds, this layer only; one extent, at most `length` long, at least one byte. */
+  status?(at: number, length: number): Now<Extent>
+  /** Changes `size`; new bytes read as zeroes. */
+  resize?(size: number): Now<void>
+  /** Bytes that the image takes on its medium. */
+  allocated?(): Now<number>
+  /** Writes back what is cached and lets go of the medium; called once. */
+  close?(): Now<void>
+}
+
+/** A driver with every gap filled: range checks, alignment, read-modify-write, emulation of what is absent. */
+export class BlockDevice implements BlockDriver {
+  readonly driver: BlockDriver
+  readonly name: string
+  readonly align = 1
+  readonly fua = true
+  readonly #unit: number
+  readonly #lock: RangeLock | undefined
+  #closed: Now<void> | undefined
+  #isClosed = false
+
+  constructor(driver: BlockDriver) {
+    const unit = driver.align ?? 1
+    if (!(unit >= 1) || unit > 1 << 20 || (unit & (unit - 1)) !== 0) {
+      throw new BlockError('EINVAL', `Cannot use ${driver.name}: its alignment is ${unit}, must be a power of two`)
+    }
+    this.driver = driver
+    this.name = driver.name
+    this.#unit = unit
+    this.#lock = unit > 1 ? new RangeLock() : undefined
+  }
+
+  get size(): number {
+    return this.driver.size
+  }
+
+  get readOnly(): boolean {
+    return this.driver.readOnly ?? this.driver.write === undefined
+  }
+
+  /** The unit below which a write costs a read, bytes. */
+  get requestAlignment(): number {
+    return this.#unit
+  }
+
+  get discardGranularity(): number {
+    return this.driver.discardGranularity ?? this.#unit
+  }
+
+  get canDiscard(): boolean {
+    return this.driver.discard !== undefined && !this.readOnly
+  }
+
+  read(at: number, into: IoVec): Now<void> {
+    const length = into.byteLength
+    this.#check(at, length, 'read')
+    if (length === 0) return
+    if (this.#fits(at, length)) return this.driver.read(at, into)
+    const start = this.#down(at)
+    const bounce = new Uint8Array(this.#up(at + length) - start)
+    return then(this.driver.read(start, bytesVec(bounce)), () => {
+      into.scatter(bounce.subarray(at - start, at - start + length))
+    })
+  }
+
+  write(at: number, from: IoVec, options?: WriteOptions): Now<void> {
+    this.#checkWrite(at, from.byteLength, 'write')
+    if (from.byteLength === 0) return options?.fua ? this.flush() : undefined
+    const lock = this.#lock
+    const fua = options?.fua === true
+    if (lock === undefined) return this.#put(at, from, fua)
+    if (this.#fits(at, from.byteLength)) {
+      return lock.shared(at, from.byteLength, () => this.#put(at, from, fua))
+    }
+    const start = this.#down(at)
+    return lock.exclusive(start, this.#up(at + from.byteLength) - start, () => this.#modify(at, from, fua))
+  }
+
+  flush(): Now<void> {
+    this.#open()
+    return this.driver.flush?.()
+  }
+
+  zero(at: number, length: number, options?: ZeroOptions): Now<void> {
+    this.#checkWrite(at, length, 'zero')
+    if (length === 0) return
+    const zero = this.driver.zero
+    if (zero === undefined) return this.#writeZeroes(at, length)
+    if (this.#fits(at, length)) return this.#sharing(at, length, () => zero.call(this.driver, at, length, options))
+    const first = Math.min(this.#up(at), at + length)
+    const last = Math.max(this.#downAtEnd(at + length), first)
+    return then(this.#writeZeroes(at, first - at), () =>
+      then(
+        last > first
+          ? this.#sharing(first, last - first, () => zero.call(this.driver, first, last - first, options))
+          : undefined,
+        () => this.#writeZeroes(last, at + length - last),
+      ),
+    )
+  }
+
+  discard(at: number, length: number): Now<void> {
+    this.#checkWrite(at, length, 'discard')
+    const discard = this.driver.discard
+    const first = this.#up(at)
+    const last = this.#downAtEnd(at + length)
+    if (discard === undefined || last <= first) return
+    return this.#sharing(first, last - first, () => discard.call(this.driver, first, last - first))
+  }
+
+  status(at: number, length: number): Now<Extent> {
+    this.#check(at, length, 'ask for the status of')
+    if (length === 0) throw new BlockError('EINVAL', `Cannot ask ${this.name} for the status of an empty range`)
+    const status = this.driver.status
+    if (status === undefined) return { length, kind: 'data' }
+    if (this.#fits(at, length)) return status.call(this.driver, at, length)
+    const start = this.#down(at)
+    return then(status.call(this.driver, start, this.#up(at + length) - start), (extent) => {
+      const found: Extent = { length: Math.min(extent.length - (at - start), length), kind: extent.kind }
+      if (extent.at !== undefined) found.at = extent.at + (at - start)
+      return found
+    })
+  }
+
+  resize(size: number): Now<void> {
+    this.#open()
+    if (this.readOnly) throw new BlockError('EROFS', `Cannot resize ${this.name}: it is read-only`)
+    if (!Number.isSafeInteger(size) || size < 0)
+      throw new BlockError('EINVAL', `Cannot resize ${this.name} to ${size} bytes`)
+    if (this.driver.resize === undefined)
+      throw new BlockError('ENOTSUP', `Cannot resize ${this.name}: it has a fixed size`)
+    return this.driver.resize(size)
+  }
+
+  allocated(): Now<number> {
+    return this.driver.allocated?.() ?? this.size
+  }
+
+  close(): Now<void> {
+    if (!this.#isClosed) {
+      this.#isClosed = true
+      this.#closed = this.driver.close?.()
+    }
+    return this.#closed
+  }
+
+  #put(at: number, from: IoVec, fua: boolean): Now<void> {
+    const driver = this.driver
+    if (!fua || driver.fua) return driver.write!(at, from, fua ? { fua } : undefined)
+    return then(driver.write!(at, from), () => driver.flush?.())
+  }
+
+  #modify(at: number, from: IoVec, fua: boolean): Now<void> {
+    const start = this.#down(at)
+    const bounce = new Uint8Array(this.#up(at + from.byteLength) - start)
+    const head = at - start
+    const tail = head + from.byteLength
+    const unit = Math.min(this.#unit, bounce.length)
+    const lastUnit = this.#down(start + bounce.length - 1) - start
+    const readHead = head > 0 ? this.driver.read(start, bytesVec(bounce.subarray(0, unit))) : undefined
+    return then(readHead, () => {
+      const needTail = tail < bounce.length && !(lastUnit === 0 && head > 0)
+      const readTail = needTail ? this.driver.read(start + lastUnit, bytesVec(bounce.subarray(lastUnit))) : undefined
+      return then(readTail, () => {
+        from.gather(bounce.subarray(head, tail))
+        return this.#put(start, bytesVec(bounce), fua)
+      })
+    })
+  }
+
+  #writeZeroes(at: number, length: number): Now<void> {
+    let done = 0
+    return repeat(() => {
+      if (done >= length) return false
+      const step = Math.min(length - done, 4 << 20)
+      return then(this.write(at + done, zeroVec(step)), () => {
+        done += step
+        return done < length
+      })
+    })
+  }
+
+  #sharing(at: number, length: number, body: () => Now<void>): Now<void> {
+    return this.#lock === undefined ? body() : this.#lock.shared(at, length, body)
+  }
+
+  #fits(at: number, length: number): boolean {
+    const unit = this.#unit
+    if (unit === 1) return true
+    return at % unit === 0 && (length % unit === 0 || at + length === this.size)
+  }
+
+  #down(at: number): number {
+    return at - (at % this.#unit)
+  }
+
+  #up(at: number): number {
+    return Math.min(Math.ceil(at / this.#unit) * this.#unit, this.size)
+  }
+
+  #downAtEnd(end: number): number {
+    return end === this.size ? end : this.#down(end)
+  }
+
+  #open(): void {
+    if (this.#isClosed) throw new BlockError('ESHUTDOWN', `Cannot use ${this.name}: it is closed`)
+  }
+
+  #check(at: number, length: number, verb: string): void {
+    this.#open()
+    if (!(at >= 0) || !(length >= 0) || !(at + length <= this.size) || !Number.isSafeInteger(at)) {
+      throw new BlockError(
+        'EINVAL',
+        `Cannot ${verb} ${length} bytes at ${at} of ${this.name}: its size is ${this.size}`,
+      )
+    }
+  }
+
+  #checkWrite(at: number, length: number, verb: string): void {
+    if (this.readOnly) throw new BlockError('EROFS', `Cannot ${verb} ${this.name}: it is read-only`)
+    this.#check(at, length, verb)
+  }
+}
+
+/** Fills the gaps of a driver; one that has none left is returned as it is. */
+export function asDevice(driver: BlockDriver): BlockDevice {
+  return driver instanceof BlockDevice ? driver : new BlockDevice(driver)
+}
