@@ -1,0 +1,201 @@
+// Builds src/codecs/crate with wasm-pack, plain and with SIMD128, and writes the package that is committed: src/codecs/pkg.
+// `npm run build:codecs` builds; `-- --check` builds and fails when the result differs from what is committed;
+// `-- --ready` only says whether everything is there to build with. What is missing is installed by a plain build.
+// Everything that could change a byte is pinned here, in crate/Cargo.lock and in package-lock.json.
+
+import { execFileSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { delimiter, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const RUST = '1.95.0'
+const TARGET = 'wasm32-unknown-unknown'
+const TOOLS = { 'wasm-bindgen-cli': '0.2.122', 'wasm-pack': '0.15.1' }
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const crate = join(root, 'src/codecs/crate')
+const committed = join(root, 'src/codecs/pkg')
+// Outside the checkout, so that every checkout of a machine shares one warm cache and builds at one path.
+const cache = join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'block86/codecs')
+const workshop = join(cache, 'crate')
+const path = [join(cache, 'tools/bin'), process.env.PATH].join(delimiter)
+
+const has = (command, ...args) => {
+  try {
+    return execFileSync(command, args, {
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'ignore'],
+      env: { ...process.env, PATH: path },
+    })
+  } catch {
+    return undefined
+  }
+}
+const run = (command, args, env = {}) =>
+  execFileSync(command, args, { stdio: ['ignore', 'inherit', 'inherit'], env: { ...process.env, PATH: path, ...env } })
+
+/** The toolchains that can build the crate, the pinned one first; `env` makes cargo use it. */
+function toolchain() {
+  if (has('rustup', 'target', 'list', '--installed', '--toolchain', RUST)?.includes(TARGET))
+    return { name: `Rust ${RUST} of rustup`, pinned: true, env: { RUSTUP_TOOLCHAIN: RUST }, cargo: [] }
+  const version = has('rustc', '--version') ?? ''
+  const library = join(has('rustc', '--print', 'sysroot')?.trim() ?? '/', 'lib/rustlib')
+  if (
+    existsSync(join(library, TARGET, 'lib')) &&
+    readdirSync(join(library, TARGET, 'lib')).some((name) => name.startsWith('libstd'))
+  )
+    return { name: version.trim(), pinned: version.startsWith(`rustc ${RUST} `), env: {}, cargo: [] }
+  if (existsSync(join(library, 'src/rust/library/std'))) {
+    // wasm-pack looks for this folder; build-std then builds what would be in it.
+    if (!existsSync(join(library, TARGET))) mkdirSync(join(library, TARGET), { recursive: true })
+    return {
+      name: `${version.trim()} with its library's source`,
+      pinned: false,
+      env: { RUSTC_BOOTSTRAP: '1' },
+      cargo: ['-Z', 'build-std=std,panic_abort'],
+    }
+  }
+  return undefined
+}
+
+/** What is missing, in words; empty when a build can start. */
+function missing() {
+  const lacks = []
+  if (!has('cargo', '--version')) lacks.push('cargo (https://rustup.rs)')
+  else if (!toolchain())
+    lacks.push(
+      `the ${TARGET} library (rustup toolchain install ${RUST} -t ${TARGET}; other ways are in src/codecs/README.md)`,
+    )
+  if (!has('wasm-bindgen', '--version')?.includes(TOOLS['wasm-bindgen-cli']))
+    lacks.push(`wasm-bindgen-cli ${TOOLS['wasm-bindgen-cli']}`)
+  if (!has('wasm-pack', '--version')?.includes(TOOLS['wasm-pack'])) lacks.push(`wasm-pack ${TOOLS['wasm-pack']}`)
+  return lacks
+}
+
+function install() {
+  if (!toolchain() && has('rustup', '--version'))
+    run('rustup', ['toolchain', 'install', RUST, '--profile', 'minimal', '--target', TARGET])
+  for (const [tool, version] of Object.entries(TOOLS)) {
+    const command = tool === 'wasm-pack' ? tool : 'wasm-bindgen'
+    if (!has(command, '--version')?.includes(version))
+      run('cargo', ['install', '--locked', '--root', join(cache, 'tools'), `${tool}@${version}`])
+  }
+}
+
+/** Builds one flavour and returns its module and the declarations of its raw exports. */
+function pack(flavour, { env, cargo }) {
+  const out = join(cache, `pkg-${flavour}`)
+  const simd = flavour === 'simd'
+  const flags = [
+    `--remap-path-prefix=${workshop}=/codecs`,
+    `--remap-path-prefix=${process.env.CARGO_HOME || join(homedir(), '.cargo')}=/cargo`,
+    ...(simd ? ['-Ctarget-feature=+simd128'] : []),
+  ]
+  rmSync(out, { recursive: true, force: true })
+  run(
+    'wasm-pack',
+    [
+      '--quiet',
+      'build',
+      '--release',
+      '--target',
+      'web',
+      '--mode',
+      'no-install',
+      '--no-pack',
+      '--out-dir',
+      out,
+      workshop,
+      '--',
+      '--locked',
+      ...(simd ? ['--features', 'simd'] : []),
+      ...cargo,
+    ],
+    { ...env, CARGO_TARGET_DIR: join(cache, `target-${flavour}`), CARGO_ENCODED_RUSTFLAGS: flags.join('\x1f') },
+  )
+  return {
+    module: readFileSync(join(out, 'block86_codecs_bg.wasm')),
+    declarations: readFileSync(join(out, 'block86_codecs_bg.wasm.d.ts'), 'utf8'),
+  }
+}
+
+/** A hash over all that the crate is made from, so that a stale package is noticed even where no Rust is. */
+export function sourceHash() {
+  const hash = createHash('sha256')
+  const files = readdirSync(crate, { recursive: true })
+    .map(String)
+    .filter((name) => /\.(rs|toml|lock)$/.test(name) && !name.startsWith('target'))
+    .sort()
+  for (const name of files)
+    hash
+      .update(`${name}\0`)
+      .update(readFileSync(join(crate, name)))
+      .update('\0')
+  return hash.digest('hex')
+}
+
+const HEAD = '// Made by `npm run build:codecs`; do not edit.\n\n'
+
+/** The package's files, by name. */
+async function makePackage() {
+  const chosen = toolchain()
+  console.log(`Building the codecs with ${chosen.name}`)
+  rmSync(workshop, { recursive: true, force: true })
+  mkdirSync(cache, { recursive: true })
+  cpSync(crate, workshop, { recursive: true, filter: (from) => !from.startsWith(join(crate, 'target')) })
+  const plain = pack('plain', chosen)
+  const simd = pack('simd', chosen)
+  if (plain.declarations !== simd.declarations)
+    throw new Error('The plain and the SIMD build export different functions')
+  const members = [...plain.declarations.matchAll(/^export const (\w+): (.*);$/gm)]
+    .map(([, name, type]) => `  readonly ${name}: ${type}\n`)
+    .join('')
+  const text = (name, value) => `${HEAD}export const ${name} =\n  '${value}'\n`
+  return {
+    pinned: chosen.pinned,
+    files: {
+      'exports.ts': `${HEAD}/** What the module exports: functions of addresses and numbers; crate/src/lib.rs says what each does. */\nexport interface Exports {\n${members}}\n`,
+      'plain.ts': text('plain', plain.module.toString('base64')),
+      'simd.ts': text('simd', simd.module.toString('base64')),
+      'source.ts': text('source', sourceHash()),
+    },
+    sizes: `plain ${plain.module.length}, simd ${simd.module.length} bytes`,
+  }
+}
+
+async function main() {
+  const [verb] = process.argv.slice(2)
+  const lacks = missing()
+  if (verb === '--ready') {
+    if (lacks.length) console.log(`Missing: ${lacks.join('; ')}`)
+    else if (!toolchain().pinned)
+      console.log(`Missing: Rust ${RUST} (${toolchain().name} builds a good package, but not the same bytes)`)
+    else console.log('ready')
+    return
+  }
+  if (lacks.length) install()
+  const left = missing()
+  if (left.length) throw new Error(`Cannot build the codecs without ${left.join(' and ')}`)
+  const made = await makePackage()
+  console.log(made.sizes)
+  if (verb !== '--check') {
+    mkdirSync(committed, { recursive: true })
+    for (const [name, content] of Object.entries(made.files)) writeFileSync(join(committed, name), content)
+    if (!made.pinned)
+      console.log(`This is not Rust ${RUST}: the package works, but differs from one that may be committed`)
+    return
+  }
+  const different = Object.entries(made.files).filter(([name, content]) => {
+    const file = join(committed, name)
+    return !existsSync(file) || readFileSync(file, 'utf8') !== content
+  })
+  if (different.length)
+    throw new Error(
+      `Built from the same source, ${different.map(([name]) => name)} differ from src/codecs/pkg: run npm run build:codecs`,
+    )
+  console.log('The committed package is what its source builds to')
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) await main()
