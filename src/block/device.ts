@@ -1,7 +1,7 @@
 /** What an author of a driver writes, and what the core makes of it: a device without gaps. */
-import { BlockError } from './error.ts'
+import { BlockError, errnoOf } from './error.ts'
 import { bytesVec, type IoVec, zeroVec } from './iovec.ts'
-import { type Now, repeat, then } from './now.ts'
+import { after, type Now, repeat, rescue } from './now.ts'
 import { RangeLock } from './rangelock.ts'
 
 /** What a range of one layer holds: bytes, zeroes, or nothing of its own (a backing layer's bytes show through). */
@@ -28,7 +28,8 @@ export interface ZeroOptions {
 /**
  * What the author of a protocol, filter or format writes. Offsets and lengths are bytes, multiples of `align` (except where
  * a range ends at `size`), inside the device, never empty. What is absent, the core emulates or refuses.
- * A request that fails throws (or rejects with) a BlockError; it may then have been done in part.
+ * A request that fails throws (or rejects with) a BlockError; it may then have been done in part. `zero` may find out that it
+ * cannot, and `discard` too: ENOTSUP with nothing done, and the core writes zeroes, or lets the range be.
  */
 export interface BlockDriver {
   /** Name of the driver, as in `driver=`. */
@@ -40,6 +41,8 @@ export interface BlockDriver {
   readonly align?: number
   /** What a discard must be aligned to to have an effect, bytes; default `align`. */
   readonly discardGranularity?: number
+  /** Whether `discard` has an effect; default, whether it is there. */
+  readonly canDiscard?: boolean
   /** Whether `write` honours `fua`; if not, the core flushes after the write. */
   readonly fua?: boolean
   /** Reads `into.byteLength` bytes, all of it or an error. */
@@ -52,13 +55,13 @@ export interface BlockDriver {
   zero?(at: number, length: number, options?: ZeroOptions): Now<void>
   /** Gives the range up; it reads as anything until it is written, and never as what it must not show. */
   discard?(at: number, length: number): Now<void>
-  /** What the range at `at` holds, this layer only; one extent, at most `length` long, at least one byte. */
+  /** What the range at `at` holds, this layer only; one extent, at most `length` long, at least `align`. */
   status?(at: number, length: number): Now<Extent>
   /** Changes `size`; new bytes read as zeroes. */
   resize?(size: number): Now<void>
   /** Bytes that the image takes on its medium. */
   allocated?(): Now<number>
-  /** Writes back what is cached and lets go of the medium; called once. */
+  /** Writes back what is cached and lets go of the medium, when no request is under way any more; called once. */
   close?(): Now<void>
 }
 
@@ -89,7 +92,7 @@ export class BlockDevice implements BlockDriver {
   }
 
   get readOnly(): boolean {
-    return this.driver.readOnly ?? this.driver.write === undefined
+    return this.driver.readOnly === true || this.driver.write === undefined
   }
 
   /** The unit below which a write costs a read, bytes. */
@@ -102,7 +105,7 @@ export class BlockDevice implements BlockDriver {
   }
 
   get canDiscard(): boolean {
-    return this.driver.discard !== undefined && !this.readOnly
+    return this.driver.discard !== undefined && this.driver.canDiscard !== false && !this.readOnly
   }
 
   read(at: number, into: IoVec): Now<void> {
@@ -112,7 +115,7 @@ export class BlockDevice implements BlockDriver {
     if (this.#fits(at, length)) return this.driver.read(at, into)
     const start = this.#down(at)
     const bounce = new Uint8Array(this.#up(at + length) - start)
-    return then(this.driver.read(start, bytesVec(bounce)), () => {
+    return after(this.driver.read(start, bytesVec(bounce)), () => {
       into.scatter(bounce.subarray(at - start, at - start + length))
     })
   }
@@ -138,28 +141,28 @@ export class BlockDevice implements BlockDriver {
   zero(at: number, length: number, options?: ZeroOptions): Now<void> {
     this.#checkWrite(at, length, 'zero')
     if (length === 0) return
-    const zero = this.driver.zero
-    if (zero === undefined) return this.#writeZeroes(at, length)
-    if (this.#fits(at, length)) return this.#sharing(at, length, () => zero.call(this.driver, at, length, options))
+    if (this.driver.zero === undefined) return this.#writeZeroes(at, length)
+    if (this.#fits(at, length)) return this.#zeroWhole(at, length, options)
     const first = Math.min(this.#up(at), at + length)
     const last = Math.max(this.#downAtEnd(at + length), first)
-    return then(this.#writeZeroes(at, first - at), () =>
-      then(
-        last > first
-          ? this.#sharing(first, last - first, () => zero.call(this.driver, first, last - first, options))
-          : undefined,
-        () => this.#writeZeroes(last, at + length - last),
+    return after(this.#writeZeroes(at, first - at), () =>
+      after(last > first ? this.#zeroWhole(first, last - first, options) : undefined, () =>
+        this.#writeZeroes(last, at + length - last),
       ),
     )
   }
 
   discard(at: number, length: number): Now<void> {
     this.#checkWrite(at, length, 'discard')
-    const discard = this.driver.discard
     const first = this.#up(at)
     const last = this.#downAtEnd(at + length)
-    if (discard === undefined || last <= first) return
-    return this.#sharing(first, last - first, () => discard.call(this.driver, first, last - first))
+    if (this.driver.discard === undefined || last <= first) return
+    return rescue(
+      () => this.#sharing(first, last - first, () => this.driver.discard!(first, last - first)),
+      (error) => {
+        if (errnoOf(error) !== 'ENOTSUP') throw error
+      },
+    )
   }
 
   status(at: number, length: number): Now<Extent> {
@@ -169,7 +172,7 @@ export class BlockDevice implements BlockDriver {
     if (status === undefined) return { length, kind: 'data' }
     if (this.#fits(at, length)) return status.call(this.driver, at, length)
     const start = this.#down(at)
-    return then(status.call(this.driver, start, this.#up(at + length) - start), (extent) => {
+    return after(status.call(this.driver, start, this.#up(at + length) - start), (extent) => {
       const found: Extent = { length: Math.min(extent.length - (at - start), length), kind: extent.kind }
       if (extent.at !== undefined) found.at = extent.at + (at - start)
       return found
@@ -201,7 +204,7 @@ export class BlockDevice implements BlockDriver {
   #put(at: number, from: IoVec, fua: boolean): Now<void> {
     const driver = this.driver
     if (!fua || driver.fua) return driver.write!(at, from, fua ? { fua } : undefined)
-    return then(driver.write!(at, from), () => driver.flush?.())
+    return after(driver.write!(at, from), () => driver.flush?.())
   }
 
   #modify(at: number, from: IoVec, fua: boolean): Now<void> {
@@ -212,14 +215,24 @@ export class BlockDevice implements BlockDriver {
     const unit = Math.min(this.#unit, bounce.length)
     const lastUnit = this.#down(start + bounce.length - 1) - start
     const readHead = head > 0 ? this.driver.read(start, bytesVec(bounce.subarray(0, unit))) : undefined
-    return then(readHead, () => {
+    return after(readHead, () => {
       const needTail = tail < bounce.length && !(lastUnit === 0 && head > 0)
       const readTail = needTail ? this.driver.read(start + lastUnit, bytesVec(bounce.subarray(lastUnit))) : undefined
-      return then(readTail, () => {
+      return after(readTail, () => {
         from.gather(bounce.subarray(head, tail))
         return this.#put(start, bytesVec(bounce), fua)
       })
     })
+  }
+
+  #zeroWhole(at: number, length: number, options?: ZeroOptions): Now<void> {
+    return rescue(
+      () => this.#sharing(at, length, () => this.driver.zero!(at, length, options)),
+      (error) => {
+        if (errnoOf(error) !== 'ENOTSUP') throw error
+        return this.#writeZeroes(at, length)
+      },
+    )
   }
 
   #writeZeroes(at: number, length: number): Now<void> {
@@ -227,7 +240,7 @@ export class BlockDevice implements BlockDriver {
     return repeat(() => {
       if (done >= length) return false
       const step = Math.min(length - done, 4 << 20)
-      return then(this.write(at + done, zeroVec(step)), () => {
+      return after(this.write(at + done, zeroVec(step)), () => {
         done += step
         return done < length
       })
@@ -262,7 +275,7 @@ export class BlockDevice implements BlockDriver {
 
   #check(at: number, length: number, verb: string): void {
     this.#open()
-    if (!(at >= 0) || !(length >= 0) || !(at + length <= this.size) || !Number.isSafeInteger(at)) {
+    if (!(at >= 0 && length >= 0 && at + length <= this.size && Number.isSafeInteger(at) && Number.isInteger(length))) {
       throw new BlockError(
         'EINVAL',
         `Cannot ${verb} ${length} bytes at ${at} of ${this.name}: its size is ${this.size}`,

@@ -2,7 +2,7 @@
 import type { BlockDevice, Extent, WriteOptions, ZeroOptions } from './device.ts'
 import { BlockError, errnoOf } from './error.ts'
 import type { IoVec } from './iovec.ts'
-import { all, isLater, type Now, then } from './now.ts'
+import { after, all, isLater, type Now, rescue } from './now.ts'
 
 /** Cache modes by the names of `-drive cache=`. */
 export type CacheMode = 'writeback' | 'none' | 'writethrough' | 'directsync' | 'unsafe'
@@ -88,6 +88,8 @@ export class Disk {
   readonly #stopListeners = new Set<(error: BlockError) => void>()
   #generation = 0
   #writeCache: boolean
+  #closed: Now<void> | undefined
+  #isClosed = false
 
   constructor(device: BlockDevice, options: DiskOptions = {}) {
     this.device = device
@@ -155,11 +157,14 @@ export class Disk {
     return this.#writeCache
   }
 
-  /** Turns the volatile write cache on or off, as the guest asked; off completes when all that was written is durable. */
+  /**
+   * Turns the volatile write cache on or off, as the guest asked. Off completes when all that was written is durable, and
+   * that includes the writes that were under way.
+   */
   setWriteCache(on: boolean): Now<void> {
     if (on === this.#writeCache) return
     this.#writeCache = on
-    return on ? undefined : this.flush()
+    return on ? undefined : after(this.drain(), () => this.flush())
   }
 
   /** Fills `into` from byte `at`. */
@@ -187,7 +192,7 @@ export class Disk {
     const length = from.byteLength
     return this.#run(
       'write',
-      () => this.device.write(at, from, this.#writeCache ? options : DURABLE),
+      () => this.device.write(at, from, this.cache === 'unsafe' ? undefined : this.#writeCache ? options : DURABLE),
       () => {
         this.stats.writes++
         this.stats.bytesWritten += length
@@ -212,7 +217,7 @@ export class Disk {
     const unmap = options?.unmap === true && this.#unmaps
     return this.#run(
       'write',
-      () => then(this.device.zero(at, length, { unmap }), () => this.#settleWrite()),
+      () => after(this.device.zero(at, length, { unmap }), () => this.#settleWrite()),
       () => {
         this.stats.zeroes++
         this.stats.bytesZeroed += length
@@ -224,7 +229,7 @@ export class Disk {
   discard(at: number, length: number): Now<void> {
     return this.#run(
       'write',
-      () => (this.#unmaps ? then(this.device.discard(at, length), () => this.#settleWrite()) : undefined),
+      () => (this.#unmaps ? after(this.device.discard(at, length), () => this.#settleWrite()) : undefined),
       () => {
         this.stats.discards++
         this.stats.bytesDiscarded += length
@@ -245,7 +250,7 @@ export class Disk {
         `Cannot resize ${this.name}: ${size} is no multiple of ${this.logicalBlockSize} bytes`,
       )
     }
-    return then(this.device.resize(size), () => {
+    return after(this.device.resize(size), () => {
       for (const listener of this.#resizeListeners) listener(size)
     })
   }
@@ -295,19 +300,37 @@ export class Disk {
     return this.drain()
   }
 
-  /** Drains, flushes and closes the image. Held requests are dropped. */
+  /** Drains, flushes and closes the image, even if the flush fails. Held requests are dropped. A second call changes nothing. */
   close(): Now<void> {
+    if (!this.#isClosed) {
+      this.#isClosed = true
+      this.#closed = this.#end()
+    }
+    return this.#closed
+  }
+
+  #end(): Now<void> {
     const held = [...this.#held]
     this.#held.clear()
     for (const request of held) request.drop()
-    return then(this.drain(), () => {
-      const flushed = this.readOnly || this.cache === 'unsafe' ? undefined : this.device.flush()
-      return then(flushed, () => this.device.close())
+    return after(this.drain(), () => {
+      let failure: unknown
+      const flushed = rescue(
+        () => (this.readOnly || this.cache === 'unsafe' ? undefined : this.device.flush()),
+        (error) => {
+          failure = error
+        },
+      )
+      return after(flushed, () =>
+        after(this.device.close(), () => {
+          if (failure !== undefined) throw failure
+        }),
+      )
     })
   }
 
   #settleWrite(): Now<void> {
-    if (!this.#writeCache) return this.device.flush()
+    if (!this.#writeCache && this.cache !== 'unsafe') return this.device.flush()
   }
 
   #countRead(into: IoVec): void {
@@ -356,6 +379,7 @@ export class Disk {
   }
 
   #failed(direction: Direction, error: unknown, retry: () => Now<void>): Now<void> {
+    if (this.#isClosed || errnoOf(error) === 'ECANCELED') throw error
     this.stats.errors++
     const policy = direction === 'read' ? this.#rerror : this.#werror
     if (policy === 'ignore') return

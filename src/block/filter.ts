@@ -29,6 +29,10 @@ export abstract class Filter implements BlockDriver {
     return this.next.discardGranularity
   }
 
+  get canDiscard(): boolean {
+    return this.next.canDiscard
+  }
+
   read(at: number, into: IoVec): Now<void> {
     return this.next.read(at, into)
   }
@@ -68,7 +72,7 @@ export abstract class Filter implements BlockDriver {
 
 /** A layer that moves addresses; every operation is abstract, so that none passes through unmoved by oversight. */
 export abstract class Remap
-  implements Required<Omit<BlockDriver, 'readOnly' | 'align' | 'discardGranularity' | 'allocated'>>
+  implements Required<Omit<BlockDriver, 'readOnly' | 'align' | 'discardGranularity' | 'canDiscard' | 'allocated'>>
 {
   abstract readonly name: string
   abstract readonly size: number

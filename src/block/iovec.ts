@@ -1,4 +1,5 @@
 /** Scatter-gather lists of memory, resolved to views only when touched. */
+import { BlockError } from './error.ts'
 
 /**
  * A list of memory ranges, `byteLength` bytes in all.
@@ -8,19 +9,22 @@
 export interface IoVec {
   /** Length of all ranges together, bytes. */
   readonly byteLength: number
-  /** Fresh views of the ranges in order, none of them empty; they must not outlive a yield. Empty after {@link revoke}. */
+  /** Fresh views of the ranges in order, none of them empty; they must not outlive a yield. ECANCELED after {@link revoke}. */
   views(): readonly Uint8Array[]
   /** The part from `start` up to `end` (exclusive; default all the rest), over the same memory and revoked with it. */
   slice(start: number, end?: number): IoVec
   /** Copies `bytes` into the ranges, from byte `at` of the list; what would pass its end is a RangeError. */
   scatter(bytes: Uint8Array, at?: number): void
-  /** Copies the ranges out, into `target` (at least `byteLength` long) if given, and returns the filled part. */
+  /**
+   * Copies the ranges out, into `target` (at least `byteLength` long) if given, and returns the filled part. ECANCELED after
+   * {@link revoke}: a write that was called back must not put on the medium what its memory holds by now.
+   */
   gather(target?: Uint8Array): Uint8Array
   /** Sets every byte. */
   fill(value: number): void
   /** Says that the bytes behind {@link views} were changed, to whoever caches them (a JIT compiler's code). */
   filled(): void
-  /** Cuts the list off from its memory: from now on it has no views, and scatter and fill do nothing. */
+  /** Cuts the list off from its memory: from now on it gives no views, and scatter and fill do nothing. */
   revoke(): void
 }
 
@@ -38,12 +42,18 @@ export abstract class VecBase implements IoVec {
     this.grant = grant
   }
 
+  /** Throws ECANCELED if the list is revoked; for {@link views}. */
+  protected held(): void {
+    if (this.grant.revoked) throw new BlockError('ECANCELED', 'The memory of this request was taken back')
+  }
+
   abstract views(): readonly Uint8Array[]
   abstract slice(start: number, end?: number): IoVec
   abstract filled(): void
 
   scatter(bytes: Uint8Array, at = 0): void {
     if (at < 0 || at + bytes.length > this.byteLength) throw new RangeError('scatter passes the end of the list')
+    if (this.grant.revoked) return
     let skip = at
     let done = 0
     for (const view of this.views()) {
@@ -69,6 +79,7 @@ export abstract class VecBase implements IoVec {
   }
 
   fill(value: number): void {
+    if (this.grant.revoked) return
     for (const view of this.views()) view.fill(value)
   }
 
@@ -95,7 +106,8 @@ class BytesVec extends VecBase {
   }
 
   views(): readonly Uint8Array[] {
-    return this.grant.revoked ? [] : this.#pieces
+    this.held()
+    return this.#pieces
   }
 
   slice(start: number, end = this.byteLength): IoVec {

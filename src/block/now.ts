@@ -8,8 +8,11 @@ export function isLater<T>(value: Now<T>): value is Promise<T> {
   return value instanceof Promise
 }
 
-/** Goes on with `next` at once if `value` is here, else when it comes. */
-export function then<T, U>(value: Now<T>, next: (value: T) => Now<U>): Now<U> {
+/**
+ * Goes on with `next` at once if `value` is here, else when it comes. Not called `then`: a module that exports that is a
+ * thenable, and `import()` would call it instead of giving the module.
+ */
+export function after<T, U>(value: Now<T>, next: (value: T) => Now<U>): Now<U> {
   return value instanceof Promise ? value.then(next) : next(value)
 }
 

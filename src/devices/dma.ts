@@ -32,7 +32,7 @@ export class GuestVec extends VecBase {
   }
 
   views(): readonly Uint8Array[] {
-    if (this.grant.revoked) return []
+    this.held()
     const ram = this.#memory.ram
     const views: Uint8Array[] = new Array(this.#at.length)
     for (let i = 0; i < views.length; i++) views[i] = ram.subarray(this.#at[i]!, this.#at[i]! + this.#length[i]!)

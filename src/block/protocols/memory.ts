@@ -4,6 +4,8 @@ import { BlockError } from '../error.ts'
 import type { IoVec } from '../iovec.ts'
 
 const CHUNK = 65536
+/** Most that one answer of `status` covers, so that a sparse terabyte is not walked in one go. */
+const STATUS_SPAN = 2 ** 28
 
 /** A sparse disk of `size` bytes in memory that answers at once; it holds the 64 KiB chunks that were written. */
 export class Memory implements BlockDriver {
@@ -73,8 +75,9 @@ export class Memory implements BlockDriver {
 
   status(at: number, length: number): Extent {
     const kind = this.#kind(at)
+    const last = Math.min(at + length, at + STATUS_SPAN)
     let end = at + CHUNK - (at % CHUNK)
-    while (end < at + length && this.#kind(end) === kind) end += CHUNK
+    while (end < last && this.#kind(end) === kind) end += CHUNK
     return { length: Math.min(end - at, length), kind }
   }
 
