@@ -1,0 +1,63 @@
+/** What an NBD server offers: devices by name, with what may be asked about them. */
+import type { BlockDevice } from '../../device.ts'
+import type { Now } from '../../now.ts'
+import * as wire from './wire.ts'
+
+/** One run of a metadata context, from the offset that was asked for. */
+export interface ContextRun {
+  readonly length: number
+  readonly flags: number
+}
+
+/** Something that can be asked about ranges of an export, such as `base:allocation` or `qemu:dirty-bitmap:name`. */
+export interface MetaContext {
+  readonly name: string
+  /** One run at `at`, at least one byte, at most `length`. */
+  status(at: number, length: number): Now<ContextRun>
+}
+
+export interface NbdExport {
+  readonly name: string
+  readonly description?: string
+  readonly device: BlockDevice
+  readonly readOnly?: boolean
+  /** Whether several connections see each other's flushed writes; default true, for all of them share the device. */
+  readonly multiConn?: boolean
+  /** More contexts than base:allocation, which every export has. */
+  readonly contexts?: readonly MetaContext[]
+}
+
+/** The context of which every export has one. */
+export function baseAllocation(device: BlockDevice): MetaContext {
+  return {
+    name: wire.BASE_ALLOCATION,
+    status: async (at, length) => {
+      const extent = await device.status(at, length)
+      const flags =
+        extent.kind === 'data' ? 0 : extent.kind === 'zero' ? wire.STATE_ZERO : wire.STATE_ZERO | wire.STATE_HOLE
+      return { length: extent.length, flags }
+    },
+  }
+}
+
+/** All contexts of an export. */
+export function contextsOf(item: NbdExport): readonly MetaContext[] {
+  return [baseAllocation(item.device), ...(item.contexts ?? [])]
+}
+
+export function isReadOnly(item: NbdExport): boolean {
+  return item.readOnly === true || item.device.readOnly
+}
+
+/** Transmission flags of an export, for a client with or without structured replies. */
+export function transmissionFlags(item: NbdExport, structured: boolean): number {
+  let flags = wire.FLAG_HAS_FLAGS | wire.FLAG_SEND_FLUSH | wire.FLAG_SEND_FUA | wire.FLAG_SEND_CACHE
+  if (isReadOnly(item)) flags |= wire.FLAG_READ_ONLY
+  else flags |= wire.FLAG_SEND_TRIM | wire.FLAG_SEND_WRITE_ZEROES | wire.FLAG_SEND_FAST_ZERO
+  if (item.multiConn !== false) flags |= wire.FLAG_CAN_MULTI_CONN
+  if (structured) flags |= wire.FLAG_SEND_DF
+  return flags
+}
+
+/** Sizes that a client is told: what is smallest, best and largest, bytes. */
+export const BLOCK_SIZES = { minimum: 1, preferred: 4096, maximum: wire.MAX_PAYLOAD }

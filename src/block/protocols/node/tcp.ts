@@ -1,0 +1,130 @@
+/** Byte streams over Node's sockets: TCP, Unix sockets and TLS. */
+import net from 'node:net'
+import tls from 'node:tls'
+import { BlockError } from '../../error.ts'
+import type { Now } from '../../now.ts'
+import type { ByteStream } from '../stream.ts'
+
+/** A Node socket as a {@link ByteStream}. */
+export class SocketStream implements ByteStream {
+  readonly peer: string
+  readonly socket: net.Socket
+  onEnd: (error?: Error) => void = () => {}
+  #failure: Error | undefined
+  #room: Promise<void> | undefined
+  #roomNow: (() => void) | undefined
+
+  constructor(socket: net.Socket, peer: string) {
+    this.peer = peer
+    this.socket = socket
+    socket.setNoDelay(true)
+    socket.on('error', (error) => {
+      this.#failure = error
+    })
+    socket.on('end', () => this.onEnd())
+    socket.on('close', () => {
+      this.#makeRoom()
+      this.onEnd(this.#failure)
+    })
+    socket.on('drain', () => this.#makeRoom())
+  }
+
+  /** Nothing is read, and so nothing lost, before this is set. */
+  set onData(receive: (piece: Uint8Array) => void) {
+    this.socket.removeAllListeners('data')
+    this.socket.on('data', receive)
+  }
+
+  write(pieces: readonly Uint8Array[]): Now<void> {
+    const { socket } = this
+    if (socket.destroyed || !socket.writable) return
+    let room = true
+    socket.cork()
+    for (const piece of pieces) if (piece.length > 0) room = socket.write(piece)
+    process.nextTick(() => socket.uncork())
+    if (room) return
+    this.#room ??= new Promise((resolve) => {
+      this.#roomNow = resolve
+    })
+    return this.#room
+  }
+
+  #makeRoom(): void {
+    this.#roomNow?.()
+    this.#room = undefined
+    this.#roomNow = undefined
+  }
+
+  pause(paused: boolean): void {
+    if (paused) this.socket.pause()
+    else this.socket.resume()
+  }
+
+  close(): void {
+    if (this.socket.destroyed) return
+    this.socket.end(() => this.socket.destroy())
+    setTimeout(() => this.socket.destroy(), 1000).unref()
+  }
+
+  /** Lets go of the socket, so that TLS may take it over. */
+  release(): net.Socket {
+    for (const event of ['data', 'error', 'end', 'close', 'drain']) this.socket.removeAllListeners(event)
+    return this.socket
+  }
+}
+
+/** Connects to a TCP port or a Unix socket. */
+export function dial(to: { path: string } | { host: string; port: number }): Promise<SocketStream> {
+  const peer = 'path' in to ? to.path : `${to.host}:${to.port}`
+  return new Promise((resolve, reject) => {
+    const socket = net.connect('path' in to ? { path: to.path } : { host: to.host || 'localhost', port: to.port })
+    const refused = (cause: Error) => {
+      reject(new BlockError('ECONNRESET', `Failed to connect to '${peer}': ${cause.message}`, { cause }))
+    }
+    socket.once('error', refused)
+    socket.once('connect', () => {
+      socket.off('error', refused)
+      resolve(new SocketStream(socket, peer))
+    })
+  })
+}
+
+/** Makes a TLS client of a connected stream. */
+export function tlsClient(options: tls.ConnectionOptions): (stream: ByteStream) => Promise<ByteStream> {
+  return (stream) => {
+    if (!(stream instanceof SocketStream)) throw new BlockError('ENOTSUP', `${stream.peer} cannot be secured with TLS`)
+    const socket = tls.connect({ ...options, socket: stream.release() })
+    return secured(socket, 'secureConnect', stream.peer)
+  }
+}
+
+/** Makes a TLS server's end of a connected stream. */
+export function tlsServer(
+  options: tls.TLSSocketOptions & Pick<tls.TlsOptions, 'pskCallback' | 'pskIdentityHint'>,
+): (stream: ByteStream) => Promise<ByteStream> {
+  return (stream) => {
+    if (!(stream instanceof SocketStream)) throw new BlockError('ENOTSUP', `${stream.peer} cannot be secured with TLS`)
+    const socket = new tls.TLSSocket(stream.release(), { ...options, isServer: true })
+    return secured(socket, 'secure', stream.peer)
+  }
+}
+
+function secured(socket: tls.TLSSocket, event: string, peer: string): Promise<ByteStream> {
+  return new Promise((resolve, reject) => {
+    const refused = (cause?: Error) => {
+      socket.destroy()
+      reject(
+        new BlockError('EACCES', `TLS with ${peer} failed: ${cause?.message ?? 'the connection was closed'}`, {
+          cause,
+        }),
+      )
+    }
+    socket.once('error', refused)
+    socket.once('close', refused)
+    socket.once(event, () => {
+      socket.off('error', refused)
+      socket.off('close', refused)
+      resolve(new SocketStream(socket, peer))
+    })
+  })
+}
