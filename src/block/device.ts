@@ -37,6 +37,8 @@ export interface BlockDriver {
   /** Size, bytes. May change by {@link resize}. */
   readonly size: number
   readonly readOnly?: boolean
+  /** The layer whose bytes show through this one's holes. */
+  readonly backing?: BlockDevice | undefined
   /** Smallest unit of offsets and lengths, bytes, a power of two; default 1. */
   readonly align?: number
   /** What a discard must be aligned to to have an effect, bytes; default `align`. */
@@ -93,6 +95,10 @@ export class BlockDevice implements BlockDriver {
 
   get readOnly(): boolean {
     return this.driver.readOnly === true || this.driver.write === undefined
+  }
+
+  get backing(): BlockDevice | undefined {
+    return this.driver.backing
   }
 
   /** The unit below which a write costs a read, bytes. */

@@ -21,6 +21,10 @@ export abstract class Filter implements BlockDriver {
     return this.next.readOnly
   }
 
+  get backing(): BlockDevice | undefined {
+    return this.next.backing
+  }
+
   get align(): number {
     return this.next.align
   }
@@ -72,7 +76,8 @@ export abstract class Filter implements BlockDriver {
 
 /** A layer that moves addresses; every operation is abstract, so that none passes through unmoved by oversight. */
 export abstract class Remap
-  implements Required<Omit<BlockDriver, 'readOnly' | 'align' | 'discardGranularity' | 'canDiscard' | 'allocated'>>
+  implements
+    Required<Omit<BlockDriver, 'readOnly' | 'backing' | 'align' | 'discardGranularity' | 'canDiscard' | 'allocated'>>
 {
   abstract readonly name: string
   abstract readonly size: number

@@ -1,0 +1,6 @@
+/** The image formats: this list is all there is to adding one. */
+import type { FormatDriver } from '../format.ts'
+import { raw } from './raw.ts'
+
+/** Raw fits anything: last. */
+export const formats: readonly FormatDriver[] = [raw]

@@ -1,0 +1,14 @@
+/** The ways by which a request that cannot be answered at once reaches the kernel. */
+import type { IoVec } from '../../iovec.ts'
+
+/** Does requests on one open file; all of a request, or an error whose message begins with what was tried. */
+export interface Engine {
+  readonly name: 'threads' | 'io_uring'
+  read(at: number, into: IoVec): Promise<void>
+  /** Whether `write` can do without a sync after it. */
+  readonly durableWrites: boolean
+  /** `durable`, only where {@link durableWrites}: completes when the data, and what leads to it, is on stable storage. */
+  write(at: number, from: IoVec, durable: boolean): Promise<void>
+  /** fdatasync. */
+  sync(): Promise<void>
+}

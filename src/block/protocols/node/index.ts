@@ -1,0 +1,25 @@
+/** What Node's host offers; `#host` outside browsers. */
+import fs from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+import type { Host } from '../../protocol.ts'
+import { createFile, openFile, temporaryFile } from './file.ts'
+
+export const host: Host = {
+  protocols: [],
+  openFile,
+  createFile,
+  temporaryFile: () => temporaryFile(process.env.TMPDIR ?? os.tmpdir()),
+  resolveName: (name, base) => path.resolve(base === undefined ? '.' : path.dirname(base), name),
+  async isBelow(name, base) {
+    const real = async (place: string) => {
+      try {
+        return await fs.promises.realpath(place)
+      } catch {
+        return path.resolve(place)
+      }
+    }
+    const [folder, target] = await Promise.all([real(path.dirname(path.resolve(base))), real(name)])
+    return target.startsWith(folder.endsWith(path.sep) ? folder : folder + path.sep)
+  },
+}

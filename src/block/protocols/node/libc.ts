@@ -1,0 +1,112 @@
+/** The system calls that Node does not have, through koffi where it is installed. */
+import { createRequire } from 'node:module'
+import { EINTR } from './failure.ts'
+
+/** A call's result, not negative, or minus the error number. */
+type Result = number
+
+/** Linux' C library. Addresses are numbers: no process has memory above 2^53. */
+export interface Libc {
+  /** Address of the first byte of `buffer`; fixed for the buffer's life. */
+  address(buffer: ArrayBufferLike): number
+  preadv2(fd: number, iov: Uint32Array, count: number, at: number, flags: number): Result
+  pwritev2(fd: number, iov: Uint32Array, count: number, at: number, flags: number): Result
+  fcntl(fd: number, command: number, argument: Uint8Array): Result
+  lseek(fd: number, at: number, whence: number): Result
+  ioctl(fd: number, request: number, argument: Uint8Array | number): Result
+  /** On a thread of Node's pool. */
+  fallocate(fd: number, mode: number, at: number, length: number): Promise<Result>
+  /** On a thread of Node's pool. */
+  ioctlLater(fd: number, request: number, argument: Uint8Array): Promise<Result>
+  /** On a thread of Node's pool; both offsets are given, and the files' own are left alone. */
+  copyFileRange(from: number, fromAt: number, to: number, toAt: number, length: number): Promise<Result>
+}
+
+interface Foreign {
+  (...values: unknown[]): number
+  async(...values: unknown[]): void
+}
+
+interface Koffi {
+  load(path: null): { func(definition: string): Foreign }
+  address(value: unknown): bigint
+  errno(): number
+  version: string
+}
+
+/** RWF_NOWAIT of preadv2(2): fail with EAGAIN rather than wait. */
+export const RWF_NOWAIT = 8
+/** RWF_DSYNC of pwritev2(2): the write completes when it is durable. */
+export const RWF_DSYNC = 2
+
+let loaded: { libc: Libc | undefined; reason: string } | undefined
+
+/** The C library, or undefined with the reason in {@link libcReason}. BLOCK86_KOFFI=off does without it. */
+export function libc(): Libc | undefined {
+  loaded ??= load()
+  return loaded.libc
+}
+
+/** One sentence that says how {@link libc} is reached, or why it is not. */
+export function libcReason(): string {
+  loaded ??= load()
+  return loaded.reason
+}
+
+function load(): { libc: Libc | undefined; reason: string } {
+  if (process.platform !== 'linux') return { libc: undefined, reason: `not used: ${process.platform} is not Linux` }
+  if (process.env.BLOCK86_KOFFI === 'off') return { libc: undefined, reason: 'switched off by BLOCK86_KOFFI=off' }
+  let koffi: Koffi
+  try {
+    koffi = createRequire(import.meta.url)('koffi') as Koffi
+  } catch {
+    return { libc: undefined, reason: "the optional package 'koffi' is not installed" }
+  }
+  try {
+    return { libc: bind(koffi), reason: `through koffi ${koffi.version}` }
+  } catch (error) {
+    return { libc: undefined, reason: `koffi ${koffi.version} cannot bind it: ${error}` }
+  }
+}
+
+function bind(koffi: Koffi): Libc {
+  const library = koffi.load(null)
+  const result = (value: number): Result => (value >= 0 ? value : -koffi.errno())
+  /** Repeats what a signal interrupted. */
+  const steady = (call: () => number): Result => {
+    for (;;) {
+      const value = result(call())
+      if (value !== -EINTR) return value
+    }
+  }
+  const later = (foreign: Foreign, ...values: unknown[]): Promise<Result> =>
+    new Promise((resolve, reject) => {
+      foreign.async(...values, (error: unknown, value: number) => {
+        if (error) reject(error)
+        else resolve(result(value))
+      })
+    }).then((value) => (value === -EINTR ? later(foreign, ...values) : (value as Result)))
+  const preadv2 = library.func('int64 preadv2(int fd, void *iov, int count, int64 at, int flags)')
+  const pwritev2 = library.func('int64 pwritev2(int fd, void *iov, int count, int64 at, int flags)')
+  const fcntl = library.func('int fcntl(int fd, int command, void *argument)')
+  const lseek = library.func('int64 lseek(int fd, int64 at, int whence)')
+  const ioctl = library.func('int ioctl(int fd, ulong request, void *argument)')
+  const ioctlValue = library.func('int ioctl(int fd, ulong request, int64 argument)')
+  const fallocate = library.func('int fallocate(int fd, int mode, int64 at, int64 length)')
+  const copyFileRange = library.func(
+    'int64 copy_file_range(int from, void *fromAt, int to, void *toAt, size_t length, uint flags)',
+  )
+  return {
+    address: (buffer) => Number(koffi.address(new Uint8Array(buffer))),
+    preadv2: (fd, iov, count, at, flags) => result(preadv2(fd, iov, count, at, flags)),
+    pwritev2: (fd, iov, count, at, flags) => result(pwritev2(fd, iov, count, at, flags)),
+    fcntl: (fd, command, argument) => steady(() => fcntl(fd, command, argument)),
+    lseek: (fd, at, whence) => steady(() => lseek(fd, at, whence)),
+    ioctl: (fd, request, argument) =>
+      steady(() => (typeof argument === 'number' ? ioctlValue : ioctl)(fd, request, argument)),
+    fallocate: (fd, mode, at, length) => later(fallocate, fd, mode, at, length),
+    ioctlLater: (fd, request, argument) => later(ioctl, fd, request, argument),
+    copyFileRange: (from, fromAt, to, toAt, length) =>
+      later(copyFileRange, from, BigInt64Array.of(BigInt(fromAt)), to, BigInt64Array.of(BigInt(toAt)), length, 0),
+  }
+}

@@ -1,0 +1,115 @@
+import fs from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+import { afterAll, describe, expect, test } from 'vitest'
+import { asDevice } from '../../../src/block/device.ts'
+import type { FileOptions } from '../../../src/block/protocol.ts'
+import { host } from '../../../src/block/protocols/node/index.ts'
+import { libc, libcReason } from '../../../src/block/protocols/node/libc.ts'
+import { driverConformance, outcome, readBytes, same, writeBytes } from '../../conformance/driver.ts'
+
+const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'block86-file-'))
+afterAll(() => fs.rmSync(folder, { recursive: true }))
+
+let files = 0
+function fresh(size = 0): string {
+  const name = path.join(folder, `disk${files++}.img`)
+  fs.writeFileSync(name, '')
+  fs.truncateSync(name, size)
+  return name
+}
+
+const variants: [string, FileOptions][] = [
+  ['a file', {}],
+  ['a file with aio=threads, never at once', { aio: 'threads', immediate: false }],
+]
+for (const [name, options] of variants) {
+  let last = ''
+  driverConformance({
+    name,
+    make: (size) => {
+      last = fresh(size)
+      return host.openFile(last, options)
+    },
+    reopen: () => host.openFile(last, options),
+  })
+}
+
+driverConformance({
+  name: 'a temporary file',
+  async make(size) {
+    const file = await host.temporaryFile()
+    await file.resize!(size)
+    return file
+  },
+})
+
+describe('opening a file', () => {
+  test.each([
+    ['a missing file', () => path.join(folder, 'none.img'), 'ENOENT', /none\.img: there is no such file/],
+    ['a directory', () => folder, 'EISDIR', /is a directory/],
+    ['a device that is no disk', () => '/dev/null', 'EINVAL', /neither a file nor a block device/],
+  ])('%s is refused by name', async (_, name, code, message) => {
+    const error = await host.openFile(name()).catch((reason) => reason)
+    expect(error.code).toBe(code)
+    expect(error.message).toMatch(message)
+  })
+
+  test('creating over a file empties it', async () => {
+    const name = fresh(4096)
+    fs.writeFileSync(name, 'old')
+    await host.createFile(name, 8192, 'full')
+    same(fs.readFileSync(name), Buffer.alloc(8192))
+    expect(await outcome(() => host.createFile(path.join(folder, 'none', 'x'), 512))).toBe('ENOENT')
+  })
+
+  test('a file that was cut short gives EIO, not garbage', async () => {
+    const name = fresh(8192)
+    const disk = asDevice(await host.openFile(name))
+    fs.truncateSync(name, 4096)
+    expect(await outcome(() => readBytes(disk, 2048, 4096))).toBe('EIO')
+    await disk.close()
+  })
+
+  test('what the page cache holds is answered at once', async ({ skip }) => {
+    if (libc() === undefined) skip(`the C library is ${libcReason()}`)
+    const name = fresh()
+    fs.writeFileSync(name, Buffer.alloc(65536, 5))
+    const disk = asDevice(await host.openFile(name))
+    const bytes = new Uint8Array(4096)
+    const { bytesVec } = await import('../../../src/block/iovec.ts')
+    expect(disk.read(8192, bytesVec(bytes))).toBeUndefined()
+    same(bytes, new Uint8Array(4096).fill(5))
+    await disk.close()
+  })
+})
+
+describe('locks', () => {
+  test('one writer keeps out all others, and is named', async ({ skip }) => {
+    if (libc() === undefined) skip(`the C library is ${libcReason()}`)
+    const name = fresh(4096)
+    const first = asDevice(await host.openFile(name))
+    for (const readOnly of [false, true]) {
+      const error = await host.openFile(name, { readOnly }).catch((reason) => reason)
+      expect(error.code).toBe('EBUSY')
+      expect(error.message).toContain(name)
+    }
+    expect(await outcome(() => host.createFile(name, 512))).toBe('EBUSY')
+    const unlocked = asDevice(await host.openFile(name, { locking: 'off' }))
+    await unlocked.close()
+    await first.close()
+    const second = asDevice(await host.openFile(name))
+    await second.close()
+  })
+
+  test('readers share, and keep out writers', async ({ skip }) => {
+    if (libc() === undefined) skip(`the C library is ${libcReason()}`)
+    const name = fresh(4096)
+    const readers = [await host.openFile(name, { readOnly: true }), await host.openFile(name, { readOnly: true })]
+    expect(await outcome(() => host.openFile(name))).toBe('EBUSY')
+    for (const reader of readers) await reader.close!()
+    const writer = asDevice(await host.openFile(name))
+    await writeBytes(writer, 0, Uint8Array.of(1))
+    await writer.close()
+  })
+})
