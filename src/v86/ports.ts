@@ -1,0 +1,147 @@
+/** I/O windows in v86's table of ports. */
+import { BlockError } from '../block/error.ts'
+import type { Window } from '../devices/machine.ts'
+import type { PortEntry, V86Io } from './internals.ts'
+
+const PORTS = 0x10000
+
+interface Range {
+  readonly window: Window
+  readonly port: number
+  readonly entries: readonly PortEntry[]
+  /** What the table held before, port by port. */
+  readonly beneath: PortEntry[]
+}
+
+/** Lays windows over the ports of v86 and takes them off again, whatever v86 moves meanwhile. */
+export class Ports {
+  readonly #io: V86Io
+  readonly #failed: (error: unknown) => void
+  readonly #ranges: Range[] = []
+
+  constructor(io: V86Io, failed: (error: unknown) => void) {
+    this.#io = io
+    this.#failed = failed
+  }
+
+  /** Throws a BlockError if a port of the range answers already. */
+  claim(port: number, size: number, who: string): void {
+    const empty = this.#io.create_empty_entry()
+    for (let at = port; at < port + size; at++) {
+      const entry = this.#io.ports[at]
+      if (entry !== undefined && entry.read8 === empty.read8 && entry.write8 === empty.write8) continue
+      throw new BlockError(
+        'EBUSY',
+        `Cannot attach ${who}: I/O port ${at.toString(16)}h is taken; remove the device that answers there`,
+      )
+    }
+  }
+
+  /** Lays `window` over the ports from `port`; a range that does not fit is not laid. */
+  lay(window: Window, port: number): void {
+    if (port === 0 || port + window.size > PORTS) return
+    const entries = Array.from({ length: window.size }, (_, offset) => this.#entry(window, offset))
+    const range: Range = { window, port, entries, beneath: [] }
+    this.#ranges.push(range)
+    this.#put(range)
+  }
+
+  /** Takes `window` off. */
+  lift(window: Window): void {
+    const index = this.#ranges.findIndex((range) => range.window === window)
+    if (index < 0) return
+    const above = this.#ranges.splice(index)
+    for (const range of [...above].reverse()) this.#take(range)
+    for (const range of above.slice(1)) {
+      this.#ranges.push(range)
+      this.#put(range)
+    }
+  }
+
+  /** Lays again what v86 overwrote when it moved one of its own devices. */
+  settle(): void {
+    for (const range of this.#ranges) {
+      for (let i = 0; i < range.entries.length; i++) {
+        const entry = this.#io.ports[range.port + i]!
+        if (this.#isOurs(entry)) continue
+        range.beneath[i] = entry
+        this.#io.ports[range.port + i] = range.entries[i]!
+      }
+    }
+  }
+
+  #isOurs(entry: PortEntry): boolean {
+    return entry.device === this
+  }
+
+  #put(range: Range): void {
+    for (let i = 0; i < range.entries.length; i++) {
+      range.beneath[i] = this.#io.ports[range.port + i]!
+      this.#io.ports[range.port + i] = range.entries[i]!
+    }
+  }
+
+  #take(range: Range): void {
+    for (let i = 0; i < range.entries.length; i++) {
+      if (this.#io.ports[range.port + i] === range.entries[i]) this.#io.ports[range.port + i] = range.beneath[i]!
+    }
+  }
+
+  #entry(window: Window, offset: number): PortEntry {
+    const fits16 = offset + 2 <= window.size
+    const fits32 = offset + 4 <= window.size
+    const failed = this.#failed
+    return {
+      read8: () => {
+        try {
+          return window.read(offset, 1) & 0xff
+        } catch (error) {
+          failed(error)
+          return 0xff
+        }
+      },
+      read16: () => {
+        if (!fits16) return 0xffff
+        try {
+          return window.read(offset, 2) & 0xffff
+        } catch (error) {
+          failed(error)
+          return 0xffff
+        }
+      },
+      read32: () => {
+        if (!fits32) return -1
+        try {
+          return window.read(offset, 4) | 0
+        } catch (error) {
+          failed(error)
+          return -1
+        }
+      },
+      write8: (value) => {
+        try {
+          window.write(offset, 1, value & 0xff)
+        } catch (error) {
+          failed(error)
+        }
+      },
+      write16: (value) => {
+        if (!fits16) return
+        try {
+          window.write(offset, 2, value & 0xffff)
+        } catch (error) {
+          failed(error)
+        }
+      },
+      write32: (value) => {
+        if (!fits32) return
+        try {
+          window.write(offset, 4, value >>> 0)
+        } catch (error) {
+          failed(error)
+        }
+      },
+      device: this,
+    }
+  }
+}
