@@ -5,6 +5,7 @@ import net from 'node:net'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { asDevice, type BlockDevice } from '../../src/block/device.ts'
 import { bytesVec } from '../../src/block/iovec.ts'
+import { openDisk } from '../../src/block/open.ts'
 import { Memory } from '../../src/block/protocols/memory.ts'
 import { NbdClient, type NbdClientOptions } from '../../src/block/protocols/nbd/client.ts'
 import { type NbdServerOptions, serveNbd } from '../../src/block/protocols/nbd/server.ts'
@@ -129,6 +130,19 @@ describe.skipIf(lacks('qemu-nbd', 'qemu-img', 'qemu-io'))('qemu-nbd', () => {
     await start('qemu-nbd', ...args)
     await read
     expect(Buffer.compare(target, random(MiB, 7))).toBe(0)
+  })
+
+  test('openDisk opens its URL, and reads what it wrote there', async () => {
+    const image = folder.file('disk.raw')
+    writeFileSync(image, new Uint8Array(MiB))
+    await start('qemu-nbd', '-f', 'raw', '-x', 'disk', '-k', folder.file('s'), '-t', image)
+    const url = `nbd+unix:///disk?socket=${folder.file('s')}`
+    const disk = await openDisk(url, { format: 'raw', openTimeout: 10, reconnectDelay: 5 })
+    await disk.write(4096, bytesVec(random(8192, 11)))
+    await disk.flush()
+    await disk.close()
+    expect(Buffer.compare(readFileSync(image).subarray(4096, 12288), random(8192, 11))).toBe(0)
+    await expect(openDisk(url, { format: 'raw', reconnectDelay: 'soon' })).rejects.toThrow(/number of seconds/)
   })
 
   test('qemu-io and qemu-img compare work against our server', async () => {

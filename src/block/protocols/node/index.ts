@@ -4,9 +4,10 @@ import os from 'node:os'
 import path from 'node:path'
 import type { Host } from '../../protocol.ts'
 import { createFile, openFile, temporaryFile } from './file.ts'
+import { nbd } from './nbd.ts'
 
 export const host: Host = {
-  protocols: [],
+  protocols: [nbd],
   openFile,
   createFile,
   temporaryFile: () => temporaryFile(process.env.TMPDIR ?? os.tmpdir()),
