@@ -1,10 +1,11 @@
-/** What the author of an image format writes: where bytes are. The core moves them. */
+/** What the author of an image format writes: where bytes are. The core, in mover.ts, moves them. */
 import type { BlockDevice } from './device.ts'
 import type { Now } from './now.ts'
+import type { Traffic } from './traffic.ts'
 
 /** Where `length` bytes from the offset that was asked for are. */
 export type Mapping =
-  /** In the image's file at `at`; `inPlace` says that they may be overwritten there. */
+  /** In the image's file (or in `file`) at `at`; `inPlace` says that they may be overwritten there. */
   | {
       readonly kind: 'raw'
       readonly length: number
@@ -12,20 +13,36 @@ export type Mapping =
       readonly inPlace: boolean
       readonly file?: BlockDevice
     }
-  /** They are zeroes. */
-  | { readonly kind: 'zero'; readonly length: number }
+  /** They are zeroes; `at` is where space is kept for them, if it is. */
+  | { readonly kind: 'zero'; readonly length: number; readonly at?: number }
   /** This layer has nothing: the backing layer's bytes, or zeroes. */
   | { readonly kind: 'hole'; readonly length: number }
-  /** They are compressed; `unpack` gives exactly `length` bytes. */
+  /** They are compressed; `unpack` gives exactly `length` bytes, which the caller must not change. */
   | { readonly kind: 'packed'; readonly length: number; unpack(): Now<Uint8Array> }
 
 /** Space in the image's file for a range; the image shows it only when `link` has completed, after the data. */
 export interface Allocation {
-  readonly at: number
+  /** Offset in the disk of the first byte that the space is for; at or before what was asked. */
+  readonly start: number
+  /** Bytes of the disk that the space is for; all of them must be written before `link`. May pass the disk's end. */
   readonly length: number
+  /** Where the space is, in the image's file or in `file`. */
+  readonly at: number
   readonly file?: BlockDevice
+  /** The space reads as zeroes, after a crash too: what is to be zeroes need not be written. */
+  readonly zeroed: boolean
+  /** What the whole range was before. */
+  readonly was: 'hole' | 'zero' | 'data'
   link(): Now<void>
   /** Gives the space back when the data could not be written. */
+  abandon(): Now<void>
+}
+
+/** Space for one compressed cluster, and the bytes to put there. */
+export interface PackedAllocation {
+  readonly at: number
+  readonly bytes: Uint8Array
+  link(): Now<void>
   abandon(): Now<void>
 }
 
@@ -34,18 +51,31 @@ export interface Image {
   readonly name: string
   /** Size of the disk that it holds, bytes. */
   readonly size: number
-  /** Unit of allocation, bytes. */
+  /** Unit of allocation, bytes, a power of two. */
   readonly clusterSize: number
   readonly readOnly?: boolean
   readonly file: BlockDevice
   readonly backing?: BlockDevice
+  /** Where the mover reports what is in flight, for an image that must know when a cluster is no longer in use. */
+  readonly traffic?: Traffic
   /** One mapping from `at`, at most `length` long, at least one byte. */
   map(at: number, length: number): Now<Mapping>
-  /** New space for whole clusters that cover the start of the range; it may cover less than was asked. */
+  /**
+   * New space that covers the start of the range; it may cover less than was asked. The mover never runs two allocations,
+   * zeroes or discards of one cluster at the same time.
+   */
   allocate?(at: number, length: number): Now<Allocation>
-  zero?(at: number, length: number, unmap: boolean): Now<void>
+  /** Packs one whole cluster (the disk's last may be shorter), or gives undefined when it does not get smaller. */
+  pack?(at: number, bytes: Uint8Array): Now<PackedAllocation | undefined>
+  /** Makes whole clusters read as zeroes (the range may also end at the disk's end); false if the format cannot say that. */
+  zero?(at: number, length: number, unmap: boolean): Now<boolean>
+  /** Gives whole clusters back; they read as zeroes afterwards, or as before where that cannot be said. */
   discard?(at: number, length: number): Now<void>
+  /** Makes all data and metadata of completed requests durable. */
   flush?(): Now<void>
+  /** Changes `size`; called while nothing is in flight. */
   resize?(size: number): Now<void>
+  /** Bytes that the image takes on its medium; default what the file takes. */
+  allocated?(): Now<number>
   close?(): Now<void>
 }

@@ -1,6 +1,7 @@
 /** The image formats: this list is all there is to adding one. */
 import type { FormatDriver } from '../format.ts'
+import { qcow2 } from './qcow2/index.ts'
 import { raw } from './raw.ts'
 
 /** Raw fits anything: last. */
-export const formats: readonly FormatDriver[] = [raw]
+export const formats: readonly FormatDriver[] = [qcow2, raw]

@@ -1,0 +1,235 @@
+/** Finds free host clusters: given back ones first, then those that were free when the image was opened, then the file's end. */
+import type { BlockDevice } from '../../device.ts'
+import { BlockError, errnoOf } from '../../error.ts'
+import { after, type Now, repeat, rescue } from '../../now.ts'
+import type { Placed } from './placed.ts'
+import type { Refcounts } from './refcounts.ts'
+
+/** Host clusters that were counted for their new owner. */
+export interface Space {
+  readonly cluster: number
+  readonly count: number
+  /** They read as zeroes, after a crash too. */
+  readonly zeroed: boolean
+}
+
+const MAX_RUNS = 16384
+const GROW_LEAST = 4 << 20
+const GROW_MOST = 64 << 20
+/** Clusters past the file's end that may turn out to be in use, as after a crash, before the image counts as damaged. */
+const MAX_REFUSED = 4096
+
+/** Gives host clusters away and takes them back. */
+export class Allocator {
+  readonly #file: BlockDevice
+  readonly #counts: Refcounts
+  readonly #placed: Placed
+  readonly #clusterSize: number
+  readonly #name: string
+  readonly #punch: boolean
+  readonly #pool: Space[] = []
+  /** Clusters of old refcount tables, to be given back when the header no longer shows them. */
+  readonly retired: { cluster: number; count: number }[] = []
+  /** The first cluster after all that are in use. */
+  #tail: number
+  /** Free clusters from `scan` up to `scanEnd` were there at open and are not in the pool yet. */
+  #scan = 0
+  readonly #scanEnd: number
+  #growing: Promise<void> | undefined
+  #moving: Promise<void> | undefined
+  #grown = false
+  #refused = 0
+
+  constructor(name: string, file: BlockDevice, counts: Refcounts, placed: Placed, options: { punch: boolean }) {
+    this.#placed = placed
+    this.#name = name
+    this.#file = file
+    this.#counts = counts
+    this.#clusterSize = 2 ** counts.clusterBits
+    this.#tail = Math.ceil(file.size / this.#clusterSize)
+    this.#scanEnd = this.#tail
+    this.#punch = options.punch && file.canDiscard
+  }
+
+  /** End of the last cluster in use, bytes. */
+  get end(): number {
+    return this.#tail * this.#clusterSize
+  }
+
+  /** At most `count` clusters that follow each other. ENOSPC if the file cannot grow. */
+  take(count: number): Now<Space> {
+    const run = this.#pool.pop()
+    if (run !== undefined) {
+      const taken = Math.min(count, run.count)
+      if (taken < run.count) {
+        this.#pool.push({ cluster: run.cluster + taken, count: run.count - taken, zeroed: run.zeroed })
+      }
+      return this.#claim({ cluster: run.cluster, count: taken, zeroed: run.zeroed })
+    }
+    if (this.#scan < this.#scanEnd)
+      return after(this.#scanPage(), () => (this.#pool.length > 0 ? this.take(count) : this.#grow(count)))
+    return this.#grow(count)
+  }
+
+  /** Exactly `count` clusters that follow each other, at the end of the file. */
+  takeRun(count: number): Now<Space> {
+    return after(this.#grow(count), (space) => {
+      if (space.count === count) return space
+      return after(this.give(space.cluster, space.count), () => this.takeRun(count))
+    })
+  }
+
+  /** Takes one use from each cluster; those with none left are free from now on. */
+  give(cluster: number, count: number): Now<void> {
+    const freed: { cluster: number; count: number }[] = []
+    return after(
+      this.#counts.lower(cluster, count, (one) => {
+        this.#placed.remove(one * this.#clusterSize)
+        const last = freed.at(-1)
+        if (last !== undefined && last.cluster + last.count === one) last.count++
+        else freed.push({ cluster: one, count: 1 })
+      }),
+      () => {
+        let index = 0
+        return repeat(() => {
+          const run = freed[index++]
+          if (run === undefined) return false
+          return after(this.#zero(run.cluster, run.count), (zeroed) => {
+            this.#release({ ...run, zeroed })
+            return true
+          })
+        })
+      },
+    )
+  }
+
+  /** Adds a use to a cluster that has one. EFBIG if its refcount has too few bits. */
+  share(cluster: number): Now<void> {
+    return this.#counts.raise(cluster, 1)
+  }
+
+  /** Cuts off what the file grew ahead of its use. */
+  trim(): Now<void> {
+    if (!this.#grown || this.#file.size <= this.end) return
+    return rescue(
+      () => this.#file.resize(this.end),
+      () => {}, // a longer file is no harm
+    )
+  }
+
+  #release(run: Space): void {
+    if (run.zeroed && run.cluster + run.count === this.#tail) {
+      this.#tail = run.cluster
+      return
+    }
+    const last = this.#pool.at(-1)
+    if (last !== undefined && last.cluster + last.count === run.cluster && last.zeroed === run.zeroed) {
+      this.#pool[this.#pool.length - 1] = { ...last, count: last.count + run.count }
+    } else if (this.#pool.length < MAX_RUNS) this.#pool.push(run)
+  }
+
+  #zero(cluster: number, count: number): Now<boolean> {
+    if (!this.#punch) return false
+    const at = cluster * this.#clusterSize
+    const length = Math.min(count * this.#clusterSize, this.#file.size - at)
+    if (length <= 0) return true
+    return rescue(
+      () => after(this.#file.zero(at, length, { unmap: true }), () => true),
+      () => false,
+    )
+  }
+
+  #scanPage(): Now<void> {
+    const from = this.#scan
+    return after(this.#counts.freeRuns(from, Math.min(this.#scanEnd, this.#tail)), ({ runs, next }) => {
+      if (this.#scan !== from) return // another request was faster
+      this.#scan = next
+      for (const run of runs.reverse()) this.#pool.push({ ...run, zeroed: false })
+    })
+  }
+
+  #claim(space: Space): Now<Space> {
+    return after(this.#counts.claim(space.cluster, space.count), (claimed) => {
+      if (claimed > 0) {
+        this.#refused = 0
+        return { cluster: space.cluster, count: claimed, zeroed: space.zeroed }
+      }
+      if (++this.#refused > MAX_REFUSED) throw this.#counts.corrupt('clusters after the end of the file are in use')
+      return this.take(space.count)
+    })
+  }
+
+  #grow(count: number): Now<Space> {
+    if (this.#moving !== undefined) return this.#moving.then(() => this.#grow(count))
+    const { perBlock } = this.#counts
+    const cluster = this.#tail
+    const index = Math.floor(cluster / perBlock)
+    const end = (cluster + count + 1) * this.#clusterSize
+    if (end > this.#file.size) return after(this.#extend(end), () => this.#grow(count))
+    if (index >= this.#counts.capacity) return after(this.#moveTable(index), () => this.#grow(count))
+    if (this.#counts.block(index) === 0) {
+      // The block that counts a stretch of the file is the stretch's first cluster, and counts itself.
+      this.#tail = cluster + 1
+      this.#addBlock(index, cluster)
+      return after(this.#counts.claim(cluster, 1), () => this.#grow(count))
+    }
+    const taken = Math.min(count, (index + 1) * perBlock - cluster)
+    this.#tail = cluster + taken
+    return this.#claim({ cluster, count: taken, zeroed: true })
+  }
+
+  /** Gives the refcount table more room. The new one is in use at once; the old is free when the header shows the new. */
+  #moveTable(index: number): Now<void> {
+    const { perBlock } = this.#counts
+    const clusters = this.#counts.tableClustersFor(index + 2)
+    const cluster = this.#tail
+    const end = (cluster + 2 * clusters + 2) * this.#clusterSize
+    if (end > this.#file.size) return this.#extend(end)
+    this.#tail = cluster + clusters
+    const old = this.#counts.moveTable(cluster * this.#clusterSize, clusters)
+    this.retired.push({ cluster: old.offset / this.#clusterSize, count: old.clusters })
+    for (let one = 0; one < clusters; one++) this.#placed.add((cluster + one) * this.#clusterSize)
+    const uncounted = Array.from({ length: clusters }, (_, each) => cluster + each)
+    this.#moving = Promise.resolve(
+      repeat(() => {
+        const one = uncounted.shift()
+        if (one === undefined) return false
+        const block = Math.floor(one / perBlock)
+        if (this.#counts.block(block) === 0) {
+          const place = this.#tail++
+          this.#addBlock(block, place)
+          uncounted.push(place)
+        }
+        return after(this.#counts.claim(one, 1), () => true)
+      }),
+    ).finally(() => {
+      this.#moving = undefined
+    })
+    return this.#moving
+  }
+
+  #addBlock(index: number, cluster: number): void {
+    this.#counts.addBlock(index, cluster * this.#clusterSize)
+    this.#placed.add(cluster * this.#clusterSize)
+  }
+
+  /** Makes the file at least `end` bytes long, in large steps. */
+  #extend(end: number): Now<void> {
+    if (end <= this.#file.size) return
+    if (this.#growing !== undefined) return this.#growing.then(() => this.#extend(end))
+    const step = Math.min(Math.max(GROW_LEAST, this.#file.size / 8), GROW_MOST)
+    this.#grown = true
+    const grown = rescue(
+      () => this.#file.resize(Math.ceil((end + step) / this.#clusterSize) * this.#clusterSize),
+      (error) => {
+        const code = errnoOf(error) === 'ENOTSUP' ? 'ENOSPC' : errnoOf(error)
+        throw new BlockError(code, `Cannot allocate space in ${this.#name}: its file cannot grow`, { cause: error })
+      },
+    )
+    if (!(grown instanceof Promise)) return
+    this.#growing = grown.finally(() => {
+      this.#growing = undefined
+    })
+    return this.#growing
+  }
+}

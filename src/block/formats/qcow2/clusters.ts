@@ -1,0 +1,639 @@
+/** The map from the disk's clusters to the file's: L1 and L2 tables, read, changed, and handed to a commit. */
+import type { BlockDevice } from '../../device.ts'
+import { type BlockError, errnoOf } from '../../error.ts'
+import type { Allocation, Mapping, PackedAllocation } from '../../image.ts'
+import { bytesVec } from '../../iovec.ts'
+import { readPadded } from '../../mover.ts'
+import { after, type Now, repeat, rescue } from '../../now.ts'
+import type { Allocator, Space } from './allocator.ts'
+import { type Header, l2EntrySize } from './header.ts'
+import type { PackedPlace, Packer } from './packed.ts'
+import { MAX_PAGE, PageCache, type Patch, patchesOf, settlePages, takeDirty } from './pages.ts'
+import type { Placed } from './placed.ts'
+import { COMPRESSED, COPIED, MISPLACED, Slice, ZERO } from './slice.ts'
+
+/** Stretches of clusters that wait to be given back before a commit is due. */
+const MAX_FREES = 65536
+
+/** Host clusters that follow each other. */
+export interface Clusters {
+  cluster: number
+  count: number
+}
+
+/** What the map works with. */
+export interface MapParts {
+  readonly name: string
+  readonly header: Header
+  readonly file: BlockDevice
+  readonly dataFile: BlockDevice | undefined
+  readonly readOnly: boolean
+  /** The backing layer's size, bytes; 0 if there is none. */
+  readonly backingSize: number
+  readonly allocator: Allocator
+  readonly packer: Packer
+  readonly placed: Placed
+  /** Most memory for pages, bytes. */
+  readonly limit: number
+  /** Marks the image as damaged and gives the error to throw. */
+  readonly corrupt: (what: string) => BlockError
+}
+
+/** What a commit must write of the map. */
+export interface MapPatches {
+  readonly patches: readonly Patch[]
+  /** Clusters that nothing on the medium shows any more once the patches are durable. */
+  readonly frees: readonly Clusters[]
+  /** There are links to new clusters: those must be durable first. */
+  readonly links: boolean
+  settle(written: boolean): void
+}
+
+/** The active map of an image. */
+export class ClusterMap {
+  readonly #parts: MapParts
+  readonly #clusterSize: number
+  readonly #extended: boolean
+  readonly #subSize: number
+  /** Entries of an L2 table, of a slice, and slices of a table. */
+  readonly #perTable: number
+  readonly #perSlice: number
+  readonly #slicesPerTable: number
+  readonly #sliceBytes: number
+  readonly #slices: PageCache<Slice>
+  #l1: Uint8Array
+  #l1View: DataView
+  #l1Dirty = new Set<number>()
+  /** Tables that read as zeroes where no slice is in memory: new, and not yet committed. */
+  #fresh = new Set<number>()
+  readonly #making = new Map<number, Promise<void>>()
+  #frees: Clusters[] = []
+  #links = false
+  /** Where the next compressed cluster may go: in the cluster of the last. */
+  #packedEnd = 0
+
+  constructor(parts: MapParts, l1: Uint8Array) {
+    this.#parts = parts
+    const { header } = parts
+    const entrySize = l2EntrySize(header)
+    this.#clusterSize = 2 ** header.clusterBits
+    this.#extended = entrySize === 16
+    this.#subSize = this.#extended ? this.#clusterSize / 32 : this.#clusterSize
+    this.#sliceBytes = Math.min(this.#clusterSize, MAX_PAGE)
+    this.#perTable = this.#clusterSize / entrySize
+    this.#perSlice = this.#sliceBytes / entrySize
+    this.#slicesPerTable = this.#perTable / this.#perSlice
+    this.#slices = new PageCache(Math.max(parts.limit, 4 * MAX_PAGE))
+    this.#l1 = l1
+    this.#l1View = new DataView(l1.buffer, l1.byteOffset, l1.length)
+  }
+
+  /** Bytes of the disk that one L2 table maps. */
+  get tableSpan(): number {
+    return this.#perTable * this.#clusterSize
+  }
+
+  /** The active L1 table as it is in memory. */
+  get l1(): Uint8Array {
+    return this.#l1
+  }
+
+  /** Memory in use, bytes. */
+  get cost(): number {
+    return this.#slices.cost + this.#l1.length
+  }
+
+  /** Whether a commit would make room. */
+  get pressed(): boolean {
+    return this.#slices.cost > this.#parts.limit || this.#frees.length > MAX_FREES
+  }
+
+  /** Whether the medium lacks something. */
+  get dirty(): boolean {
+    if (this.#l1Dirty.size > 0 || this.#frees.length > 0) return true
+    for (const slice of this.#slices.values()) if (slice.dirty !== 0) return true
+    return false
+  }
+
+  /** Host offset of L2 table `index`; 0 if there is none. */
+  table(index: number): number {
+    const at = index * 8
+    if (at >= this.#l1.length) return 0
+    const high = this.#l1View.getUint32(at) & 0x00ffffff
+    const low = (this.#l1View.getUint32(at + 4) & 0xfffffe00) >>> 0
+    if (high === 0 && low === 0) return 0
+    if ((low & (this.#clusterSize - 1)) !== 0 || high > 0x1fffff) {
+      throw this.#parts.corrupt(
+        `L2 table ${index} is at 0x${(high * 2 ** 32 + low).toString(16)}, no multiple of the cluster size`,
+      )
+    }
+    return high * 2 ** 32 + low
+  }
+
+  /** Whether the L2 table's refcount is 1. */
+  #tableCopied(index: number): boolean {
+    return (this.#l1[index * 8]! & 0x80) !== 0
+  }
+
+  #setTable(index: number, offset: number): void {
+    const at = index * 8
+    this.#l1View.setUint32(at, (Math.floor(offset / 2 ** 32) | 0x80000000) >>> 0)
+    this.#l1View.setUint32(at + 4, offset >>> 0)
+    this.#l1Dirty.add(at >> 9)
+  }
+
+  map(at: number, length: number): Now<Mapping> {
+    const cluster = Math.floor(at / this.#clusterSize)
+    const slice = this.#slices.get(Math.floor(cluster / this.#perSlice))
+    if (slice === undefined) return this.#mapLater(at, length, cluster)
+    const within = at - cluster * this.#clusterSize
+    const index = cluster - slice.key * this.#perSlice
+    return this.#extended
+      ? this.#mapExtended(slice, index, within, length)
+      : this.#mapStandard(slice, index, within, length)
+  }
+
+  #mapLater(at: number, length: number, cluster: number): Now<Mapping> {
+    const table = Math.floor(cluster / this.#perTable)
+    if (this.table(table) === 0) {
+      let next = table + 1
+      while (next * this.tableSpan < at + length && this.table(next) === 0) next++
+      return { kind: 'hole', length: Math.min(length, next * this.tableSpan - at) }
+    }
+    return after(this.#slice(Math.floor(cluster / this.#perSlice)), () => this.map(at, length))
+  }
+
+  #mapStandard(slice: Slice, index: number, within: number, length: number): Mapping {
+    slice.look(index)
+    const { flags } = slice
+    if (flags & COMPRESSED) return this.#mapPacked(slice, index, within, length)
+    if (flags & MISPLACED) throw this.#misplaced(slice)
+    const count =
+      within + length <= this.#clusterSize ? 1 : slice.stretch(index, Math.ceil((within + length) / this.#clusterSize))
+    const covered = Math.min(length, count * this.#clusterSize - within)
+    const { offset } = slice
+    if (flags & ZERO)
+      return offset === 0 ? { kind: 'zero', length: covered } : { kind: 'zero', length: covered, at: offset + within }
+    if (offset === 0) return { kind: 'hole', length: covered }
+    if (slice.suspect) this.#checkData(offset, count)
+    return this.#raw(offset + within, covered, (flags & COPIED) !== 0)
+  }
+
+  #mapExtended(slice: Slice, index: number, within: number, length: number): Mapping {
+    slice.look(index)
+    const { flags, allocated, zeroes, offset } = slice
+    if (flags & COMPRESSED) return this.#mapPacked(slice, index, within, length)
+    if (flags & MISPLACED) throw this.#misplaced(slice)
+    if ((allocated & zeroes) !== 0 || (allocated !== 0 && offset === 0)) {
+      throw this.#parts.corrupt('an L2 entry has impossible subclusters')
+    }
+    const first = Math.floor(within / this.#subSize)
+    const state = subState(allocated, zeroes, first)
+    let sub = first + 1
+    while (sub < 32 && sub * this.#subSize < within + length && subState(allocated, zeroes, sub) === state) sub++
+    let end = sub * this.#subSize
+    let count = 1
+    const uniform = allocated === 0xffffffff || zeroes === 0xffffffff || (allocated === 0 && zeroes === 0)
+    if (uniform && end < within + length && sub === 32) {
+      count = slice.stretch(index, Math.ceil((within + length) / this.#clusterSize))
+      end = count * this.#clusterSize
+    }
+    const covered = Math.min(length, end - within)
+    if (state === 'hole') return { kind: 'hole', length: covered }
+    if (state === 'zero') return { kind: 'zero', length: covered }
+    if (slice.suspect) this.#checkData(offset, count)
+    return this.#raw(offset + within, covered, (flags & COPIED) !== 0)
+  }
+
+  #raw(at: number, length: number, copied: boolean): Mapping {
+    const { dataFile, readOnly } = this.#parts
+    const inPlace = copied && !readOnly
+    return dataFile === undefined
+      ? { kind: 'raw', length, at, inPlace }
+      : { kind: 'raw', length, at, inPlace, file: dataFile }
+  }
+
+  #mapPacked(slice: Slice, index: number, within: number, length: number): Mapping {
+    const { packer, dataFile, corrupt } = this.#parts
+    if (dataFile !== undefined) throw corrupt('a cluster is compressed, but the data is in another file')
+    const { high, low } = slice.descriptor(index)
+    const place = packer.place(high, low)
+    const covered = Math.min(length, this.#clusterSize - within)
+    return {
+      kind: 'packed',
+      length: covered,
+      unpack: () => after(packer.unpack(place), (bytes) => bytes.subarray(within, within + covered)),
+    }
+  }
+
+  /** New space from the cluster of `at`, which cannot be overwritten in place. */
+  allocate(at: number, length: number): Now<Allocation> {
+    const cluster = Math.floor(at / this.#clusterSize)
+    return after(this.#writable(cluster), (slice) => {
+      const index = cluster - slice.key * this.#perSlice
+      const within = at - cluster * this.#clusterSize
+      slice.look(index)
+      const { flags, offset, allocated, zeroes } = slice
+      if (flags & MISPLACED) throw this.#misplaced(slice)
+      const held = offset !== 0 && (flags & COPIED) !== 0 && !(flags & COMPRESSED)
+      if (this.#extended && held) return this.#allocateSubs(cluster, offset, within, length, allocated, zeroes)
+      const bare = offset === 0 && !(flags & COMPRESSED)
+      if (this.#extended && bare && (within !== 0 || length < this.#clusterSize)) {
+        return this.#allocateBare(cluster, within, length, zeroes)
+      }
+      const count = slice.stretch(index, Math.ceil((within + length) / this.#clusterSize))
+      const zero = this.#extended ? zeroes === 0xffffffff : (flags & ZERO) !== 0
+      const was = zero ? 'zero' : bare && zeroes === 0 ? 'hole' : bare && !this.#extended ? 'hole' : 'data'
+      if (held) return this.#allocation(cluster, count, { offset, zeroed: false, was })
+      if (this.#parts.dataFile !== undefined) return this.#allocateData(cluster, count, was)
+      return after(this.#take(count), (space) =>
+        this.#allocation(cluster, space.count, {
+          offset: space.cluster * this.#clusterSize,
+          zeroed: space.zeroed,
+          was,
+          space,
+        }),
+      )
+    })
+  }
+
+  /** Space for compressed bytes, right after the last if they still fit its cluster. */
+  allocatePacked(at: number, bytes: Uint8Array): Now<PackedAllocation> {
+    const cluster = Math.floor(at / this.#clusterSize)
+    return after(this.#writable(cluster), () =>
+      after(this.#takePacked(bytes.length), (place) => {
+        const { allocator, packer } = this.#parts
+        const { high, low } = packer.descriptor(place, bytes.length)
+        return {
+          at: place,
+          bytes,
+          link: () =>
+            after(this.#writable(cluster), (slice) => {
+              const index = cluster - slice.key * this.#perSlice
+              this.#freeOld(slice, index)
+              slice.setCompressed(index, high, low)
+              this.#links = true
+            }),
+          abandon: () => {
+            const uses = this.#packedOut(packer.place(high, low))
+            return allocator.give(uses.cluster, uses.count)
+          },
+        }
+      }),
+    )
+  }
+
+  /** Makes clusters read as zeroes; false if this version has no way to say that. */
+  zero(at: number, length: number, unmap: boolean): Now<boolean> {
+    const { header, backingSize, dataFile } = this.#parts
+    const bare = header.version === 2
+    if (bare && (at < backingSize || !unmap)) return false
+    const raw = (header.autoclear & 2n) !== 0n
+    if (raw && dataFile !== undefined) return false
+    return after(
+      this.#change(at, length, !bare && at < backingSize, (slice, index, inside) => {
+        slice.look(index)
+        const { flags, offset, zeroes } = slice
+        const hole = offset === 0 && !(flags & (COMPRESSED | ZERO)) && !(this.#extended && zeroes !== 0)
+        if (hole && !inside) return
+        const keep = !unmap && offset !== 0 && (flags & COPIED) !== 0 && !(flags & COMPRESSED)
+        if (!keep) this.#freeOld(slice, index)
+        slice.set(index, keep ? offset : 0, (keep ? COPIED : 0) | (bare ? 0 : ZERO))
+      }),
+      () => true,
+    )
+  }
+
+  /** Gives clusters back. What the backing layer has there stays hidden, or the cluster stays. */
+  discard(at: number, length: number): Now<void> {
+    const { header, dataFile } = this.#parts
+    if (dataFile !== undefined && (header.autoclear & 2n) !== 0n) return dataFile.discard(at, length)
+    return this.#change(at, length, false, (slice, index, inside) => {
+      if (inside && header.version === 2) return
+      slice.look(index)
+      const { flags, offset, zeroes } = slice
+      if (offset === 0 && !(flags & COMPRESSED)) {
+        if (!(flags & ZERO) && !(this.#extended && zeroes !== 0)) return
+        if (inside) {
+          if (this.#extended) slice.set(index, 0, ZERO)
+          return
+        }
+      }
+      this.#freeOld(slice, index)
+      slice.set(index, 0, inside ? ZERO : 0)
+    })
+  }
+
+  /** What a commit must write; changes from now on belong to the next. */
+  collect(): MapPatches {
+    const slices: Slice[] = []
+    const patches: Patch[] = []
+    for (const slice of this.#slices.values()) {
+      if (slice.dirty === 0) continue
+      const table = this.table(Math.floor(slice.key / this.#slicesPerTable))
+      slices.push(slice)
+      patches.push(...takeDirty(slice, table + (slice.key % this.#slicesPerTable) * this.#sliceBytes))
+    }
+    const sectors = this.#l1Dirty
+    const fresh = [...this.#fresh]
+    const frees = this.#frees
+    const links = this.#links
+    patches.push(...patchesOf(this.#l1, this.#parts.header.l1Offset, (sector) => sectors.has(sector)))
+    this.#l1Dirty = new Set()
+    this.#frees = []
+    this.#links = false
+    return {
+      patches,
+      frees,
+      links,
+      settle: (written) => {
+        settlePages(slices, written)
+        if (written) {
+          for (const table of fresh) this.#fresh.delete(table)
+          return
+        }
+        for (const sector of sectors) this.#l1Dirty.add(sector)
+        this.#frees = [...frees, ...this.#frees]
+        this.#links ||= links
+      },
+    }
+  }
+
+  #misplaced(slice: Slice): BlockError {
+    return this.#parts.corrupt(`a data cluster is at 0x${slice.offset.toString(16)}, no multiple of the cluster size`)
+  }
+
+  #checkData(offset: number, count: number): void {
+    if (this.#parts.dataFile === undefined && this.#parts.placed.overlaps(offset, count * this.#clusterSize)) {
+      throw this.#parts.corrupt(`the data cluster at 0x${offset.toString(16)} overlaps metadata`)
+    }
+  }
+
+  #take(count: number): Now<Space> {
+    const { allocator, placed, corrupt } = this.#parts
+    return after(allocator.take(count), (space) => {
+      if (placed.overlaps(space.cluster * this.#clusterSize, space.count * this.#clusterSize)) {
+        throw corrupt(`cluster ${space.cluster} holds metadata, but its refcount was 0`)
+      }
+      return space
+    })
+  }
+
+  #takePacked(length: number): Now<number> {
+    const { allocator } = this.#parts
+    const at = this.#packedEnd
+    const room = Math.ceil(at / this.#clusterSize) * this.#clusterSize - at
+    if (room >= length) {
+      this.#packedEnd = at + length
+      return rescue(
+        () => after(allocator.share(Math.floor(at / this.#clusterSize)), () => at),
+        (error) => {
+          if (errnoOf(error) !== 'EFBIG') throw error
+          this.#packedEnd = 0 // the refcount has too few bits: on to another cluster
+          return this.#takePacked(length)
+        },
+      )
+    }
+    return after(this.#take(1), (space) => {
+      const start = space.cluster * this.#clusterSize
+      this.#packedEnd = start + length
+      return start
+    })
+  }
+
+  /** Host clusters of compressed bytes that are given up; none is put behind them any more. */
+  #packedOut(place: PackedPlace): Clusters {
+    const clusters = this.#packedClusters(place)
+    const open = Math.floor(this.#packedEnd / this.#clusterSize)
+    if (open >= clusters.cluster && open < clusters.cluster + clusters.count) this.#packedEnd = 0
+    return clusters
+  }
+
+  #packedClusters({ at, length }: PackedPlace): Clusters {
+    const cluster = Math.floor(at / this.#clusterSize)
+    return { cluster, count: Math.floor((at + length - 1) / this.#clusterSize) - cluster + 1 }
+  }
+
+  #allocation(
+    cluster: number,
+    count: number,
+    to: { offset: number; zeroed: boolean; was: Allocation['was']; space?: Space; file?: BlockDevice },
+  ): Allocation {
+    const { allocator } = this.#parts
+    const { offset, zeroed, was, space, file } = to
+    const found = {
+      start: cluster * this.#clusterSize,
+      length: count * this.#clusterSize,
+      at: offset,
+      zeroed,
+      was,
+      link: () => {
+        let done = 0
+        return repeat(() => {
+          if (done >= count) return false
+          return after(this.#writable(cluster + done), (slice) => {
+            const last = Math.min(count, (slice.key + 1) * this.#perSlice - cluster)
+            for (; done < last; done++) {
+              const index = cluster + done - slice.key * this.#perSlice
+              const place = offset + done * this.#clusterSize
+              slice.look(index)
+              if (slice.offset !== place) this.#freeOld(slice, index)
+              slice.set(index, place, COPIED)
+            }
+            this.#links = true
+            return true
+          })
+        })
+      },
+      abandon: () => (space === undefined ? undefined : allocator.give(space.cluster, count)),
+    }
+    return file === undefined ? found : { ...found, file }
+  }
+
+  /** In an external data file, a cluster is where it is in the disk. */
+  #allocateData(cluster: number, count: number, was: Allocation['was']): Now<Allocation> {
+    const file = this.#parts.dataFile!
+    const offset = cluster * this.#clusterSize
+    const end = offset + count * this.#clusterSize
+    const found = this.#allocation(cluster, count, { offset, zeroed: false, was, file })
+    return after(end > file.size ? file.resize(end) : undefined, () => found)
+  }
+
+  /** Subclusters of a cluster that is there. */
+  #allocateSubs(
+    cluster: number,
+    offset: number,
+    within: number,
+    length: number,
+    allocated: number,
+    zeroes: number,
+  ): Allocation {
+    const first = Math.floor(within / this.#subSize)
+    const state = subState(allocated, zeroes, first)
+    let last = first + 1
+    while (last < 32 && last * this.#subSize < within + length && subState(allocated, zeroes, last) === state) last++
+    return this.#subAllocation(cluster, first, last, offset, false, state === 'zero' ? 'zero' : 'hole', undefined)
+  }
+
+  /** Subclusters of a cluster that has no place yet. */
+  #allocateBare(cluster: number, within: number, length: number, zeroes: number): Now<Allocation> {
+    const first = Math.floor(within / this.#subSize)
+    const state = subState(0, zeroes, first)
+    let last = first + 1
+    while (last < 32 && last * this.#subSize < within + length && subState(0, zeroes, last) === state) last++
+    const was = state === 'zero' ? 'zero' : 'hole'
+    if (this.#parts.dataFile !== undefined) {
+      const file = this.#parts.dataFile
+      const offset = cluster * this.#clusterSize
+      return after(offset + this.#clusterSize > file.size ? file.resize(offset + this.#clusterSize) : undefined, () =>
+        this.#subAllocation(cluster, first, last, offset, false, was, undefined),
+      )
+    }
+    return after(this.#take(1), (space) =>
+      this.#subAllocation(cluster, first, last, space.cluster * this.#clusterSize, space.zeroed, was, space),
+    )
+  }
+
+  #subAllocation(
+    cluster: number,
+    first: number,
+    last: number,
+    offset: number,
+    zeroed: boolean,
+    was: 'hole' | 'zero',
+    space: Space | undefined,
+  ): Allocation {
+    const { allocator, dataFile } = this.#parts
+    const mask = (last === 32 ? -1 : (1 << last) - 1) & ~((1 << first) - 1)
+    const found = {
+      start: cluster * this.#clusterSize + first * this.#subSize,
+      length: (last - first) * this.#subSize,
+      at: offset + first * this.#subSize,
+      zeroed,
+      was,
+      link: () =>
+        after(this.#writable(cluster), (slice) => {
+          const index = cluster - slice.key * this.#perSlice
+          slice.look(index)
+          slice.setExtended(index, offset, COPIED, slice.allocated | mask, slice.zeroes & ~mask)
+          this.#links = true
+        }),
+      abandon: () => (space === undefined ? undefined : allocator.give(space.cluster, 1)),
+    }
+    return dataFile === undefined ? found : { ...found, file: dataFile }
+  }
+
+  /** What the entry that was looked at held is given back after the next commit. */
+  #freeOld(slice: Slice, index: number): void {
+    const { packer, dataFile } = this.#parts
+    slice.look(index)
+    if (slice.flags & COMPRESSED) {
+      const { high, low } = slice.descriptor(index)
+      const place = packer.place(high, low)
+      packer.forget(place.at)
+      this.#frees.push(this.#packedOut(place))
+    } else if (slice.offset !== 0 && dataFile === undefined) {
+      if (slice.flags & MISPLACED) throw this.#misplaced(slice)
+      const cluster = slice.offset / this.#clusterSize
+      const last = this.#frees.at(-1)
+      if (last !== undefined && last.cluster + last.count === cluster) last.count++
+      else this.#frees.push({ cluster, count: 1 })
+    }
+  }
+
+  /** Visits the entries of whole clusters. Tables are made for those inside the backing layer if `make` says so. */
+  #change(
+    at: number,
+    length: number,
+    make: boolean,
+    visit: (slice: Slice, index: number, inside: boolean) => void,
+  ): Now<void> {
+    const { backingSize } = this.#parts
+    let cluster = Math.floor(at / this.#clusterSize)
+    const end = Math.ceil((at + length) / this.#clusterSize)
+    return repeat(() => {
+      if (cluster >= end) return false
+      const table = Math.floor(cluster / this.#perTable)
+      if (this.table(table) === 0 && !(make && cluster * this.#clusterSize < backingSize)) {
+        cluster = (table + 1) * this.#perTable
+        return true
+      }
+      return after(this.#writable(cluster), (slice) => {
+        const base = slice.key * this.#perSlice
+        const last = Math.min(end, base + this.#perSlice)
+        for (; cluster < last; cluster++) visit(slice, cluster - base, cluster * this.#clusterSize < backingSize)
+        return true
+      })
+    })
+  }
+
+  /** The slice of a cluster, in a table of our own that may be changed. */
+  #writable(cluster: number): Now<Slice> {
+    const table = Math.floor(cluster / this.#perTable)
+    if (this.table(table) === 0 || !this.#tableCopied(table)) {
+      return after(this.#makeTable(table), () => this.#writable(cluster))
+    }
+    return this.#slice(Math.floor(cluster / this.#perSlice))
+  }
+
+  #makeTable(index: number): Now<void> {
+    const making = this.#making.get(index)
+    if (making !== undefined) return making
+    const value = this.table(index) === 0 ? this.#newTable(index) : this.#copyTable(index)
+    if (!(value instanceof Promise)) return
+    const promise = value.finally(() => this.#making.delete(index))
+    this.#making.set(index, promise)
+    return promise
+  }
+
+  #newTable(index: number): Now<void> {
+    return after(this.#take(1), (space) => {
+      const at = space.cluster * this.#clusterSize
+      return after(space.zeroed ? undefined : this.#parts.file.zero(at, this.#clusterSize), () => {
+        this.#setTable(index, at)
+        this.#fresh.add(at)
+        this.#parts.placed.add(at)
+        this.#links = true
+      })
+    })
+  }
+
+  /** A snapshot shares the table: from now on the active map has its own. */
+  #copyTable(index: number): Now<void> {
+    const old = this.table(index)
+    const bytes = new Uint8Array(this.#clusterSize)
+    return after(readPadded(this.#parts.file, old, bytesVec(bytes)), () =>
+      after(this.#take(1), (space) => {
+        const at = space.cluster * this.#clusterSize
+        return after(this.#parts.file.write(at, bytesVec(bytes)), () => {
+          this.#setTable(index, at)
+          this.#parts.placed.add(at)
+          this.#frees.push({ cluster: old / this.#clusterSize, count: 1 })
+          this.#links = true
+        })
+      }),
+    )
+  }
+
+  #slice(key: number): Now<Slice> {
+    return this.#slices.load(key, () => {
+      const table = this.table(Math.floor(key / this.#slicesPerTable))
+      const bytes = new Uint8Array(this.#sliceBytes)
+      if (this.#fresh.has(table)) return new Slice(key, bytes, this.#extended, this.#clusterSize)
+      const at = table + (key % this.#slicesPerTable) * this.#sliceBytes
+      return after(readPadded(this.#parts.file, at, bytesVec(bytes)), () => {
+        const slice = new Slice(key, bytes, this.#extended, this.#clusterSize)
+        slice.stretches((offset, count) => {
+          if (this.#parts.placed.overlaps(offset, count * this.#clusterSize)) slice.suspect = true
+        })
+        if (!slice.suspect) slice.shrink()
+        return slice
+      })
+    })
+  }
+}
+
+function subState(allocated: number, zeroes: number, sub: number): 'data' | 'zero' | 'hole' {
+  if ((zeroes >>> sub) & 1) return 'zero'
+  return (allocated >>> sub) & 1 ? 'data' : 'hole'
+}

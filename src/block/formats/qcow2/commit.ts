@@ -1,0 +1,151 @@
+/** Brings an image's metadata onto the medium in an order that a power cut at any moment leaves consistent. */
+import type { BlockDevice } from '../../device.ts'
+import { bytesVec } from '../../iovec.ts'
+import { after, all, type Now, rescue } from '../../now.ts'
+import type { Traffic } from '../../traffic.ts'
+import type { Allocator } from './allocator.ts'
+import type { ClusterMap, Clusters } from './clusters.ts'
+import { fixedBytes, type Header } from './header.ts'
+import type { Patch } from './pages.ts'
+import type { Refcounts } from './refcounts.ts'
+
+/** What a commit works on. */
+export interface CommitParts {
+  readonly file: BlockDevice
+  readonly dataFile: BlockDevice | undefined
+  readonly header: Header
+  readonly counts: Refcounts
+  readonly map: ClusterMap
+  readonly allocator: Allocator
+  readonly traffic: Traffic
+}
+
+/**
+ * Commits: the order of a commit is
+ *
+ * 1. refcount blocks; new ones durable before the table shows them, a moved table durable before the header shows it;
+ * 2. barrier: the data of new clusters and their refcounts are durable;
+ * 3. L2 entries and L1 entries, as they were when the commit began;
+ * 4. barrier: they are durable;
+ * 5. in memory, clusters that nothing shows any more lose their use; they may be given away from now on.
+ *
+ * One commit runs at a time; those who ask meanwhile share the next.
+ */
+export class Commit {
+  readonly #parts: CommitParts
+  #running: Promise<void> | undefined
+  #next: Promise<void> | undefined
+  #giving: Promise<void> | undefined
+
+  constructor(parts: CommitParts) {
+    this.#parts = parts
+  }
+
+  /** Makes everything that completed before the call durable. */
+  flush(): Now<void> {
+    if (this.#running === undefined) return this.#start()
+    this.#next ??= this.#running
+      .catch(() => {}) // its askers hear of it; the next commit tries again
+      .then(() => {
+        this.#next = undefined
+        return this.#start()
+      })
+    return this.#next
+  }
+
+  /** Flushes until nothing is left to write, what was given back included. */
+  async settle(): Promise<void> {
+    await this.flush()
+    for (;;) {
+      await this.#giving
+      if (!this.#dirty()) return
+      await this.flush()
+    }
+  }
+
+  /** Writes the fixed part of the header; it does not wait until it is durable. */
+  writeHeader(): Now<void> {
+    return this.#parts.file.write(0, bytesVec(fixedBytes(this.#parts.header)))
+  }
+
+  #dirty(): boolean {
+    return this.#parts.map.dirty || this.#parts.counts.dirty
+  }
+
+  #start(): Now<void> {
+    if (!this.#dirty()) return this.#barrier()
+    const running = this.#commit().finally(() => {
+      this.#running = undefined
+    })
+    this.#running = running
+    return running
+  }
+
+  async #commit(): Promise<void> {
+    const { counts, map, allocator, header } = this.#parts
+    const retired = allocator.retired.splice(0)
+    const countPatches = counts.collect()
+    const mapPatches = map.collect()
+    const place = { offset: header.refcountTableOffset, clusters: header.refcountTableClusters }
+    try {
+      await this.#write(countPatches.blocks)
+      if (countPatches.fresh) await this.#barrier()
+      await this.#write(countPatches.table)
+      if (countPatches.moved) {
+        await this.#barrier()
+        header.refcountTableOffset = countPatches.tableOffset
+        header.refcountTableClusters = countPatches.tableClusters
+        await this.writeHeader()
+      }
+      if (mapPatches.links) await this.#barrier()
+      await this.#write(mapPatches.patches)
+      await this.#barrier()
+    } catch (error) {
+      header.refcountTableOffset = place.offset
+      header.refcountTableClusters = place.clusters
+      countPatches.settle(false)
+      mapPatches.settle(false)
+      allocator.retired.push(...retired)
+      throw error
+    }
+    countPatches.settle(true)
+    mapPatches.settle(true)
+    const frees = [...mapPatches.frees, ...retired]
+    if (frees.length > 0) this.#giveBack(frees)
+  }
+
+  /** Gives clusters back when no request that began before may still touch them. What fails here is only a leak. */
+  #giveBack(frees: readonly Clusters[]): void {
+    const { traffic, allocator } = this.#parts
+    const before = this.#giving
+    const giving = (async () => {
+      await before
+      await traffic.grace()
+      for (const { cluster, count } of frees) {
+        await rescue(
+          () => allocator.give(cluster, count),
+          () => {},
+        )
+      }
+    })()
+    this.#giving = giving
+    void giving.then(() => {
+      if (this.#giving === giving) this.#giving = undefined
+    })
+  }
+
+  #write(patches: readonly Patch[]): Now<void> {
+    const { file } = this.#parts
+    let end = 0
+    for (const { at, bytes } of patches) end = Math.max(end, at + bytes.length)
+    return after(end > file.size ? file.resize(end) : undefined, () =>
+      all(patches.map(({ at, bytes }) => file.write(at, bytesVec(bytes)))),
+    )
+  }
+
+  #barrier(): Now<void> {
+    const { file, dataFile } = this.#parts
+    if (dataFile === undefined) return file.flush()
+    return all([dataFile.flush(), file.flush()])
+  }
+}

@@ -1,0 +1,172 @@
+/** Metadata in memory: pages of tables, bounded, with their dirty 512-byte sectors. */
+import type { Now } from '../../now.ts'
+
+/** Most bytes of a page; 32 sectors, so that one number holds a page's dirty sectors. */
+export const MAX_PAGE = 16384
+const SECTOR_BITS = 9
+
+/** A write of metadata: a copy of what was dirty, so that what changes meanwhile is not written too early. */
+export interface Patch {
+  readonly at: number
+  readonly bytes: Uint8Array
+}
+
+/** One page of a table. */
+export abstract class Page {
+  readonly key: number
+  /** Sectors that the medium does not have yet, a bit each. */
+  dirty = 0
+  /** Sectors that are being written. */
+  writing = 0
+  used = true
+
+  constructor(key: number) {
+    this.key = key
+  }
+
+  /** The page as it is on the medium. */
+  abstract bytes(): Uint8Array
+  /** Memory that the page takes, bytes. */
+  abstract readonly cost: number
+  /** Tries to take less memory; says whether it did. */
+  shrink(): boolean {
+    return false
+  }
+
+  /** Bytes `at` to `at + length` changed. */
+  touch(at: number, length: number): void {
+    const first = at >> SECTOR_BITS
+    const last = (at + length - 1) >> SECTOR_BITS
+    for (let sector = first; sector <= last; sector++) this.dirty |= 1 << sector
+  }
+
+  /** Whether the page must stay in memory. */
+  get pinned(): boolean {
+    return this.dirty !== 0 || this.writing !== 0
+  }
+}
+
+/** Copies of the runs of set sectors of a table's bytes. */
+export function patchesOf(bytes: Uint8Array, at: number, isSet: (sector: number) => boolean): Patch[] {
+  const patches: Patch[] = []
+  const sectors = Math.ceil(bytes.length / 512)
+  for (let sector = 0; sector < sectors; sector++) {
+    if (!isSet(sector)) continue
+    const first = sector
+    while (sector + 1 < sectors && isSet(sector + 1)) sector++
+    const start = first << SECTOR_BITS
+    patches.push({ at: at + start, bytes: bytes.slice(start, Math.min((sector + 1) << SECTOR_BITS, bytes.length)) })
+  }
+  return patches
+}
+
+/** The dirty sectors of `page`, which lies at `at`; they count as being written until {@link settlePages}. */
+export function takeDirty(page: Page, at: number): Patch[] {
+  const mask = page.dirty
+  page.writing = mask
+  page.dirty = 0
+  return patchesOf(page.bytes(), at, (sector) => ((mask >>> sector) & 1) === 1)
+}
+
+/** Ends the writing of pages; after a failure their sectors are dirty again. */
+export function settlePages(pages: readonly Page[], written: boolean): void {
+  for (const page of pages) {
+    if (!written) page.dirty |= page.writing
+    page.writing = 0
+  }
+}
+
+/** Pages by key, at most `limit` bytes of them, not counting those that are pinned. The least used goes first. */
+export class PageCache<P extends Page> {
+  /** Most memory for pages that are not pinned, bytes. */
+  readonly limit: number
+  readonly #pages = new Map<number, P>()
+  readonly #loading = new Map<number, Promise<P>>()
+  #cost = 0
+
+  constructor(limit: number) {
+    this.limit = limit
+  }
+
+  /** Memory that all pages take, bytes. */
+  get cost(): number {
+    return this.#cost
+  }
+
+  get(key: number): P | undefined {
+    const page = this.#pages.get(key)
+    if (page !== undefined) page.used = true
+    return page
+  }
+
+  /** The page, read by `read` if it is not here; concurrent calls share one read. */
+  load(key: number, read: () => Now<P>): Now<P> {
+    const here = this.get(key) ?? this.#loading.get(key)
+    if (here !== undefined) return here
+    const value = read()
+    if (!(value instanceof Promise)) return this.add(value)
+    const loading = value.then(
+      (page) => {
+        this.#loading.delete(key)
+        return this.#pages.get(key) ?? this.add(page)
+      },
+      (error) => {
+        this.#loading.delete(key)
+        throw error
+      },
+    )
+    this.#loading.set(key, loading)
+    return loading
+  }
+
+  add(page: P): P {
+    this.#pages.set(page.key, page)
+    this.#cost += page.cost
+    this.trim(page)
+    return page
+  }
+
+  /** Says that a page's cost was `before` until now. */
+  recount(page: P, before: number): void {
+    this.#cost += page.cost - before
+  }
+
+  values(): Iterable<P> {
+    return this.#pages.values()
+  }
+
+  /** Forgets a page, dirty or not. */
+  drop(key: number): void {
+    const page = this.#pages.get(key)
+    if (page === undefined) return
+    this.#pages.delete(key)
+    this.#cost -= page.cost
+  }
+
+  clear(): void {
+    this.#pages.clear()
+    this.#cost = 0
+  }
+
+  /** Takes memory back down to the limit, except from `keep`. */
+  trim(keep?: P): void {
+    if (this.#cost <= this.limit) return
+    let looks = Math.min(2 * this.#pages.size, 256)
+    for (const page of this.#pages.values()) {
+      if (looks-- <= 0 || this.#cost <= this.limit) return
+      this.#pages.delete(page.key)
+      if (page === keep || page.pinned || page.used) {
+        page.used = page === keep || page.pinned
+        this.#pages.set(page.key, page)
+        continue
+      }
+      const before = page.cost
+      if (page.shrink()) {
+        this.#pages.set(page.key, page)
+        this.#cost += page.cost - before
+      } else {
+        this.#cost -= before
+      }
+    }
+  }
+}

@@ -1,0 +1,223 @@
+/** A page of an L2 table. One whose clusters lie in order is held as a few runs instead of its bytes. */
+import { Page } from './pages.ts'
+
+// Bits of an L2 entry's upper half.
+const COPIED_BIT = 0x80000000
+const COMPRESSED_BIT = 0x40000000
+const OFFSET_HIGH = 0x00ffffff
+const OFFSET_LOW = 0xfffffe00
+
+/** The entry reads as zeroes, whatever its offset. */
+export const ZERO = 1
+/** The refcount of the entry's cluster is 1: it may be overwritten. */
+export const COPIED = 2
+/** The entry describes compressed data. */
+export const COMPRESSED = 4
+/** The entry has a host cluster whose offset is no multiple of the cluster size. */
+export const MISPLACED = 8
+
+/** Every subcluster has data. */
+const ALL = 0xffffffff
+
+/**
+ * A page of an L2 table. {@link look} sets `offset`, `flags`, `allocated` and `zeroes` to what an entry says; without extended
+ * entries, `allocated` and `zeroes` mean nothing.
+ */
+export class Slice extends Page {
+  readonly #entryBits: 3 | 4
+  readonly #clusterSize: number
+  readonly #entries: number
+  #bytes: Uint8Array | undefined
+  #view: DataView | undefined
+  /** Pairs of (first entry + flags x 65536, host offset). */
+  #runs: Float64Array | undefined
+  /** Some entry may point at metadata: each must be checked where it is used. */
+  suspect = false
+
+  /** Host offset of the cluster that was looked at; 0 if there is none. */
+  offset = 0
+  flags = 0
+  /** Subclusters that have data, a bit each. */
+  allocated = 0
+  /** Subclusters that read as zeroes, a bit each. */
+  zeroes = 0
+
+  constructor(key: number, bytes: Uint8Array, extended: boolean, clusterSize: number) {
+    super(key)
+    this.#entryBits = extended ? 4 : 3
+    this.#clusterSize = clusterSize
+    this.#entries = bytes.length >> this.#entryBits
+    this.#bytes = bytes
+    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
+  }
+
+  bytes(): Uint8Array {
+    if (this.#bytes === undefined) this.#expand()
+    return this.#bytes!
+  }
+
+  get cost(): number {
+    return (this.#bytes?.length ?? 0) + (this.#runs?.byteLength ?? 0) + 256
+  }
+
+  /** Whether it is held as runs. */
+  get compact(): boolean {
+    return this.#bytes === undefined
+  }
+
+  look(index: number): void {
+    const view = this.#view
+    if (view === undefined) this.#lookRuns(index)
+    else this.#lookBytes(view, index)
+  }
+
+  /** The descriptor of a compressed cluster, as two halves. */
+  descriptor(index: number): { high: number; low: number } {
+    this.bytes()
+    const at = index << this.#entryBits
+    return { high: this.#view!.getUint32(at) & 0x3fffffff, low: this.#view!.getUint32(at + 4) }
+  }
+
+  /** Sets a standard entry, or an extended one with all its subclusters alike. */
+  set(index: number, offset: number, flags: number): void {
+    this.setExtended(
+      index,
+      offset,
+      flags & ~ZERO,
+      offset !== 0 && (flags & ZERO) === 0 ? ALL : 0,
+      flags & ZERO ? ALL : 0,
+    )
+    if (this.#entryBits === 3 && flags & ZERO) this.#view!.setUint32((index << 3) + 4, (offset | ZERO) >>> 0)
+  }
+
+  /** Sets an extended entry; of a standard one, its offset and flags but for {@link ZERO}. */
+  setExtended(index: number, offset: number, flags: number, allocated: number, zeroes: number): void {
+    this.bytes()
+    const view = this.#view!
+    const at = index << this.#entryBits
+    view.setUint32(at, (Math.floor(offset / 2 ** 32) | (flags & COPIED ? COPIED_BIT : 0)) >>> 0)
+    view.setUint32(at + 4, offset >>> 0)
+    if (this.#entryBits === 4) {
+      view.setUint32(at + 8, zeroes >>> 0)
+      view.setUint32(at + 12, allocated >>> 0)
+    }
+    this.touch(at, 1 << this.#entryBits)
+  }
+
+  /** Sets the entry of a compressed cluster. */
+  setCompressed(index: number, high: number, low: number): void {
+    this.bytes()
+    const view = this.#view!
+    const at = index << this.#entryBits
+    view.setUint32(at, (high | COMPRESSED_BIT) >>> 0)
+    view.setUint32(at + 4, low)
+    if (this.#entryBits === 4) {
+      view.setUint32(at + 8, 0)
+      view.setUint32(at + 12, 0)
+    }
+    this.touch(at, 1 << this.#entryBits)
+  }
+
+  /** How many entries from `index`, at most `most`, go on as it begins: holes, zeroes, or data in one stretch. */
+  stretch(index: number, most: number): number {
+    const last = Math.min(index + most, this.#entries)
+    this.look(index)
+    const { flags, allocated, zeroes } = this
+    let { offset } = this
+    if (flags & (COMPRESSED | MISPLACED)) return 1
+    const step = offset === 0 ? 0 : this.#clusterSize
+    let next = index + 1
+    for (; next < last; next++) {
+      this.look(next)
+      offset += step
+      if (this.offset !== offset || this.flags !== flags) break
+      if (this.#entryBits === 4 && (this.allocated !== allocated || this.zeroes !== zeroes)) break
+    }
+    this.look(index)
+    return next - index
+  }
+
+  /** Calls `visit` with every stretch of clusters in the image's file: host offset and count. */
+  stretches(visit: (offset: number, count: number) => void): void {
+    for (let index = 0; index < this.#entries; ) {
+      const count = this.stretch(index, this.#entries)
+      if (this.offset !== 0 && !(this.flags & (COMPRESSED | MISPLACED))) visit(this.offset, count)
+      index += count
+    }
+  }
+
+  override shrink(): boolean {
+    const view = this.#view
+    if (view === undefined || this.pinned) return false
+    const most = this.#entries >> 2
+    const runs: number[] = []
+    for (let index = 0; index < this.#entries; ) {
+      const count = this.stretch(index, this.#entries)
+      if (this.flags & (COMPRESSED | MISPLACED) || runs.length >= most) return false
+      if (this.#entryBits === 4) {
+        const plain = this.zeroes === 0 && this.allocated === (this.offset === 0 ? 0 : ALL)
+        if (!plain && !(this.zeroes === ALL && this.allocated === 0)) return false
+        if (this.zeroes !== 0) this.flags |= ZERO
+      }
+      runs.push(index + this.flags * 65536, this.offset)
+      index += count
+    }
+    this.#runs = new Float64Array(runs)
+    this.#bytes = undefined
+    this.#view = undefined
+    return true
+  }
+
+  #lookBytes(view: DataView, index: number): void {
+    const at = index << this.#entryBits
+    const high = view.getUint32(at)
+    const low = view.getUint32(at + 4)
+    let flags = high & COPIED_BIT ? COPIED : 0
+    if (high & COMPRESSED_BIT) flags = COMPRESSED
+    else if ((low & OFFSET_LOW & (this.#clusterSize - 1)) !== 0 || (high & OFFSET_HIGH) > 0x1fffff) flags |= MISPLACED
+    this.offset = flags & COMPRESSED ? 0 : (high & OFFSET_HIGH) * 2 ** 32 + ((low & OFFSET_LOW) >>> 0)
+    if (this.#entryBits === 4) {
+      this.zeroes = view.getUint32(at + 8)
+      this.allocated = view.getUint32(at + 12)
+    } else if ((low & 1) !== 0 && !(flags & COMPRESSED)) flags |= ZERO
+    this.flags = flags
+  }
+
+  #lookRuns(index: number): void {
+    const runs = this.#runs!
+    let low = 0
+    let high = runs.length >> 1
+    while (high - low > 1) {
+      const middle = (low + high) >> 1
+      if (runs[middle * 2]! % 65536 <= index) low = middle
+      else high = middle
+    }
+    const head = runs[low * 2]!
+    const offset = runs[low * 2 + 1]!
+    this.flags = head >>> 16
+    this.offset = offset === 0 ? 0 : offset + (index - (head & 0xffff)) * this.#clusterSize
+    if (this.#entryBits === 4) {
+      this.zeroes = this.flags & ZERO ? ALL : 0
+      this.allocated = this.flags & ZERO || offset === 0 ? 0 : ALL
+      this.flags &= ~ZERO
+    }
+  }
+
+  #expand(): void {
+    const bytes = new Uint8Array(this.#entries << this.#entryBits)
+    const view = new DataView(bytes.buffer)
+    for (let index = 0; index < this.#entries; index++) {
+      this.#lookRuns(index)
+      const at = index << this.#entryBits
+      view.setUint32(at, (Math.floor(this.offset / 2 ** 32) | (this.flags & COPIED ? COPIED_BIT : 0)) >>> 0)
+      view.setUint32(at + 4, (this.offset | (this.flags & ZERO)) >>> 0)
+      if (this.#entryBits === 4) {
+        view.setUint32(at + 8, this.zeroes)
+        view.setUint32(at + 12, this.allocated)
+      }
+    }
+    this.#bytes = bytes
+    this.#view = view
+    this.#runs = undefined
+  }
+}

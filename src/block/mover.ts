@@ -1,0 +1,366 @@
+/** Moves the data of every image format: through its mappings and backing chain, copying up where it must. */
+import type { BlockDevice, BlockDriver, Extent, ZeroOptions } from './device.ts'
+import { BlockError } from './error.ts'
+import type { Allocation, Image, Mapping } from './image.ts'
+import { bytesVec, type IoVec, zeroVec } from './iovec.ts'
+import { after, all, type Now, repeat, rescue } from './now.ts'
+import { RangeLock } from './rangelock.ts'
+import { Traffic } from './traffic.ts'
+
+/** The disk that an image holds. Requests complete at once where the image and its files answer at once. */
+export class ImageDevice implements BlockDriver {
+  readonly image: Image
+  readonly name: string
+  readonly #traffic: Traffic
+  /** Held over clusters while they are allocated, zeroed or discarded: one such change of a cluster at a time. */
+  readonly #changing = new RangeLock()
+
+  constructor(image: Image) {
+    this.image = image
+    this.name = image.name
+    this.#traffic = image.traffic ?? new Traffic()
+  }
+
+  get size(): number {
+    return this.image.size
+  }
+
+  get readOnly(): boolean {
+    return this.image.readOnly ?? this.image.allocate === undefined
+  }
+
+  get discardGranularity(): number {
+    return this.image.clusterSize
+  }
+
+  read(at: number, into: IoVec): Now<void> {
+    const traffic = this.#traffic
+    if (traffic.gate !== undefined) return traffic.gate.then(() => this.read(at, into))
+    return traffic.track(this.#read(at, into))
+  }
+
+  write(at: number, from: IoVec): Now<void> {
+    const traffic = this.#traffic
+    if (traffic.gate !== undefined) return traffic.gate.then(() => this.write(at, from))
+    const length = from.byteLength
+    const mapping = this.image.map(at, length)
+    if (!(mapping instanceof Promise) && mapping.kind === 'raw' && mapping.inPlace && mapping.length === length) {
+      return traffic.track(this.#put(mapping, from))
+    }
+    return traffic.track(
+      this.#pieces(length, (done) =>
+        after(this.image.map(at + done, length - done), (found) => {
+          const piece = from.slice(done, done + found.length)
+          const later = inPlace(found) ? this.#put(found, piece) : this.#change(at + done, piece)
+          return { length: found.length, later }
+        }),
+      ),
+    )
+  }
+
+  /**
+   * Writes whole clusters compressed; one that does not get smaller is written plain. The range is aligned to clusters or
+   * ends at the disk's end. ENOTSUP if the format has no compression.
+   */
+  writePacked(at: number, from: IoVec): Now<void> {
+    const traffic = this.#traffic
+    if (traffic.gate !== undefined) return traffic.gate.then(() => this.writePacked(at, from))
+    const { clusterSize, pack } = this.image
+    if (pack === undefined) throw new BlockError('ENOTSUP', `Cannot compress into ${this.name}: it has no compression`)
+    const end = at + from.byteLength
+    if (at % clusterSize !== 0 || (end % clusterSize !== 0 && end !== this.size)) {
+      throw new BlockError(
+        'EINVAL',
+        `Cannot compress ${from.byteLength} bytes at ${at} of ${this.name}: no whole clusters`,
+      )
+    }
+    return traffic.track(
+      this.#pieces(from.byteLength, (done) => {
+        const length = Math.min(clusterSize, from.byteLength - done)
+        const piece = from.slice(done, done + length)
+        const later = this.#changing.exclusive(at + done, clusterSize, () => this.#pack(at + done, piece))
+        return after(later, () => ({ length, later: undefined }))
+      }),
+    )
+  }
+
+  flush(): Now<void> {
+    return this.image.flush === undefined ? this.image.file.flush() : this.image.flush()
+  }
+
+  zero(at: number, length: number, options?: ZeroOptions): Now<void> {
+    const traffic = this.#traffic
+    if (traffic.gate !== undefined) return traffic.gate.then(() => this.zero(at, length, options))
+    const { clusterSize } = this.image
+    const end = at + length
+    const first = Math.min(Math.ceil(at / clusterSize) * clusterSize, end)
+    const last = Math.max(end === this.size ? end : end - (end % clusterSize), first)
+    return traffic.track(
+      after(this.#writeZeroes(at, first - at), () =>
+        after(last > first ? this.#zeroClusters(first, last - first, options?.unmap === true) : undefined, () =>
+          this.#writeZeroes(last, end - last),
+        ),
+      ),
+    )
+  }
+
+  discard(at: number, length: number): Now<void> {
+    const traffic = this.#traffic
+    if (traffic.gate !== undefined) return traffic.gate.then(() => this.discard(at, length))
+    const { image } = this
+    const { clusterSize } = image
+    const end = at + length
+    const first = Math.ceil(at / clusterSize) * clusterSize
+    const last = end === this.size ? end : end - (end % clusterSize)
+    const discard = image.discard
+    if (discard === undefined || last <= first) return
+    const covered = Math.ceil(last / clusterSize) * clusterSize - first
+    return traffic.track(this.#changing.exclusive(first, covered, () => discard.call(image, first, last - first)))
+  }
+
+  status(at: number, length: number): Now<Extent> {
+    return after(this.image.map(at, length), (found) => {
+      const kind = found.kind === 'zero' || found.kind === 'hole' ? found.kind : 'data'
+      const extent: Extent = { length: found.length, kind }
+      if (found.kind === 'raw') extent.at = found.at
+      return extent
+    })
+  }
+
+  resize(size: number): Now<void> {
+    const { image } = this
+    const resize = image.resize
+    if (resize === undefined) throw new BlockError('ENOTSUP', `Cannot resize ${this.name}: the format cannot do that`)
+    return this.#traffic.pause(() => resize.call(image, size))
+  }
+
+  allocated(): Now<number> {
+    return this.image.allocated === undefined ? this.image.file.allocated() : this.image.allocated()
+  }
+
+  close(): Now<void> {
+    return after(this.#traffic.grace(), () => this.image.close?.())
+  }
+
+  #read(at: number, into: IoVec): Now<void> {
+    const length = into.byteLength
+    const mapping = this.image.map(at, length)
+    if (!(mapping instanceof Promise) && mapping.length === length) return this.#get(at, mapping, into)
+    let first: Now<Mapping> | undefined = mapping
+    return this.#pieces(length, (done) => {
+      const found = first ?? this.image.map(at + done, length - done)
+      first = undefined
+      return after(found, (found) => ({
+        length: found.length,
+        later: this.#get(at + done, found, into.slice(done, done + found.length)),
+      }))
+    })
+  }
+
+  #get(at: number, found: Mapping, into: IoVec): Now<void> {
+    switch (found.kind) {
+      case 'raw': {
+        const file = found.file ?? this.image.file
+        if (found.at + found.length <= file.size) return file.read(found.at, into)
+        return readPadded(file, found.at, into)
+      }
+      case 'zero':
+        return into.fill(0)
+      case 'hole':
+        return this.image.backing === undefined ? into.fill(0) : readPadded(this.image.backing, at, into)
+      case 'packed':
+        return after(found.unpack(), (bytes) => into.scatter(bytes))
+    }
+  }
+
+  #put(found: Mapping & { kind: 'raw' }, from: IoVec): Now<void> {
+    const file = found.file ?? this.image.file
+    const end = found.at + found.length
+    if (end <= file.size) return file.write(found.at, from)
+    return after(file.resize(end), () => file.write(found.at, from))
+  }
+
+  /** Writes what cannot be overwritten in place. */
+  #change(at: number, from: IoVec): Now<void> {
+    const { clusterSize } = this.image
+    const start = at - (at % clusterSize)
+    const end = Math.ceil((at + from.byteLength) / clusterSize) * clusterSize
+    const loose: Promise<void>[] = []
+    return withAll(loose, () => this.#changing.exclusive(start, end - start, () => this.#allocate(at, from, loose)))
+  }
+
+  /** Allocates and writes under a claim; what need not be waited for before the claim ends goes to `loose`. */
+  #allocate(at: number, from: IoVec, loose: Promise<void>[]): Now<void> {
+    const { image } = this
+    const length = from.byteLength
+    return this.#pieces(length, (done) =>
+      after(image.map(at + done, length - done), (found) => {
+        if (inPlace(found)) {
+          collect(loose, this.#put(found, from.slice(done, done + found.length)))
+          return { length: found.length, later: undefined }
+        }
+        return after(image.allocate!(at + done, found.length), (space) => {
+          const covered = Math.min(found.length, space.start + space.length - at - done)
+          return { length: covered, later: this.#fill(space, at + done, from.slice(done, done + covered), loose) }
+        })
+      }),
+    )
+  }
+
+  #fill(space: Allocation, at: number, from: IoVec, loose: Promise<void>[]): Now<void> {
+    const file = space.file ?? this.image.file
+    const before = at - space.start
+    const behind = space.length - before - from.byteLength
+    // Space of zeroes for what read as zeroes: a link without its data shows what was there, so the link need not wait,
+    // and neither need the cluster's next writer.
+    if (space.zeroed && (space.was === 'zero' || (space.was === 'hole' && !this.#backed(space.start)))) {
+      return after(space.link(), () => collect(loose, file.write(space.at + before, from)))
+    }
+    return after(
+      rescue(
+        () => after(this.#whole(space, at, before, behind, from), (data) => file.write(space.at, data)),
+        (error) =>
+          after(
+            rescue(
+              () => space.abandon(),
+              () => {},
+            ),
+            () => {
+              throw error
+            },
+          ),
+      ),
+      () => space.link(),
+    )
+  }
+
+  /** All bytes for the space: `from`, with `before` and `after` bytes of what was around it. */
+  #whole(space: Allocation, at: number, before: number, behind: number, from: IoVec): Now<IoVec> {
+    if (before + behind === 0) return from
+    const bytes = new Uint8Array(space.length)
+    const tail = before + from.byteLength
+    from.gather(bytes.subarray(before, tail))
+    return after(this.#old(space, space.start, bytes.subarray(0, before)), () =>
+      after(this.#old(space, at + from.byteLength, bytes.subarray(tail)), () => bytesVec(bytes)),
+    )
+  }
+
+  #old(space: Allocation, at: number, into: Uint8Array): Now<void> {
+    const there = Math.min(into.length, this.size - at)
+    if (there <= 0 || space.was === 'zero' || (space.was === 'hole' && !this.#backed(at))) return
+    return this.#read(at, bytesVec(into.subarray(0, there)))
+  }
+
+  /** Whether the backing layer has anything at or after `at`. */
+  #backed(at: number): boolean {
+    return this.image.backing !== undefined && at < this.image.backing.size
+  }
+
+  #pack(at: number, from: IoVec): Now<void> {
+    const { image } = this
+    return after(image.pack!(at, from.gather()), (space) => {
+      if (space === undefined) {
+        const loose: Promise<void>[] = []
+        return withAll(loose, () => this.#allocate(at, from, loose))
+      }
+      const end = space.at + space.bytes.length
+      return after(
+        rescue(
+          () =>
+            after(image.file.size < end ? image.file.resize(end) : undefined, () =>
+              image.file.write(space.at, bytesVec(space.bytes)),
+            ),
+          (error) =>
+            after(space.abandon(), () => {
+              throw error
+            }),
+        ),
+        () => space.link(),
+      )
+    })
+  }
+
+  #zeroClusters(at: number, length: number, unmap: boolean): Now<void> {
+    const { image } = this
+    const zero = image.zero
+    if (zero === undefined) return this.#writeZeroes(at, length)
+    const covered = Math.ceil((at + length) / image.clusterSize) * image.clusterSize - at
+    return after(
+      this.#changing.exclusive(at, covered, () => zero.call(image, at, length, unmap)),
+      (done) => (done ? undefined : this.#writeZeroes(at, length)),
+    )
+  }
+
+  /** Writes zeroes where something else may be read. */
+  #writeZeroes(at: number, length: number): Now<void> {
+    return this.#pieces(length, (done) =>
+      after(this.image.map(at + done, Math.min(length - done, 4 << 20)), (found) => {
+        const start = at + done
+        if (found.kind === 'zero' || (found.kind === 'hole' && !this.#backed(start))) {
+          return { length: found.length, later: undefined }
+        }
+        const zeroes = zeroVec(found.length)
+        const later = inPlace(found) ? this.#put(found, zeroes) : this.#change(start, zeroes)
+        return after(later, () => ({ length: found.length, later: undefined }))
+      }),
+    )
+  }
+
+  /** Works through `length` bytes; the pieces' data move at the same time. All are over when it completes or fails. */
+  #pieces(length: number, step: (done: number) => Now<{ length: number; later: Now<void> }>): Now<void> {
+    let done = 0
+    const later: Promise<void>[] = []
+    return withAll(later, () =>
+      repeat(() => {
+        if (done >= length) return false
+        return after(step(done), (piece) => {
+          collect(later, piece.later)
+          done += piece.length
+          return done < length
+        })
+      }),
+    )
+  }
+}
+
+/** The driver of the disk that `image` holds. */
+export function imageDriver(image: Image): ImageDevice {
+  return new ImageDevice(image)
+}
+
+/** Runs `body`, waits for what it put into `later` too, then throws the first failure. */
+function withAll(later: readonly Promise<void>[], body: () => Now<void>): Now<void> {
+  return after(
+    rescue(body, (error) =>
+      after(
+        rescue(
+          () => all(later),
+          () => {},
+        ),
+        () => {
+          throw error
+        },
+      ),
+    ),
+    () => all(later),
+  )
+}
+
+/** Keeps a promise for {@link withAll}. */
+function collect(later: Promise<void>[], value: Now<void>): void {
+  if (!(value instanceof Promise)) return
+  value.catch(() => {}) // withAll reports it; meanwhile it is not unhandled
+  later.push(value)
+}
+
+function inPlace(found: Mapping): found is Mapping & { kind: 'raw' } {
+  return found.kind === 'raw' && found.inPlace
+}
+
+/** Reads from a device that may be shorter; what is past its end reads as zeroes. */
+export function readPadded(device: BlockDevice, at: number, into: IoVec): Now<void> {
+  const there = Math.max(0, Math.min(into.byteLength, device.size - at))
+  if (there < into.byteLength) into.slice(there).fill(0)
+  if (there === 0) return
+  return device.read(at, there < into.byteLength ? into.slice(0, there) : into)
+}
