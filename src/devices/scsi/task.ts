@@ -1,0 +1,394 @@
+/** One command on its way through a logical unit: its data phase, its status, its abort (SAM-5 5 and 8). */
+import { bytesVec, copyVec, type IoVec } from '../../block/iovec.ts'
+import { after, isLater, type Now, repeat } from '../../block/now.ts'
+import { type Command, STATUS_CHECK_CONDITION, STATUS_GOOD, STATUS_TASK_ABORTED } from './command.ts'
+import { CheckCondition, DATA_PHASE_ERROR, PARAMETER_LIST_LENGTH_ERROR, type Sense } from './sense.ts'
+import type { Stages } from './stage.ts'
+import { Collector, type DataSink, type DataSource, Reply } from './transfer.ts'
+
+/**
+ * What a task asks of its adapter: `busy` nothing yet; `in` and `out` to move data; `status` to take the status, the task is
+ * over; `aborted` to forget the nexus without a status.
+ */
+export type Phase = 'busy' | 'in' | 'out' | 'status' | 'aborted'
+
+/** Whom a task belongs to. */
+export interface TaskOwner {
+  readonly stages: Stages
+  /** Says what the guest is to be told of anything thrown; undefined if the work was canceled. */
+  senseOf(error: unknown): Sense | undefined
+  /** Takes note that a task ends with CHECK CONDITION and gives the autosense bytes; undefined: it has to wait for {@link Task.check} again. */
+  checked(task: Task, sense: Sense): Uint8Array | undefined
+  /** The task is over. */
+  ended(task: Task): void
+}
+
+const NO_SENSE = new Uint8Array(0)
+
+/**
+ * A task. The adapter looks at {@link phase} (or waits for {@link next}) and does what it says, until `status` or `aborted`.
+ * No method throws or rejects: what goes wrong becomes the status.
+ */
+export class Task {
+  readonly command: Command
+  phase: Phase = 'busy'
+  /** Bytes that the data phase moves in all. */
+  length = 0
+  /** Bytes of them that were moved. The residual is the initiator's buffer less these. */
+  transferred = 0
+  status = STATUS_GOOD
+  /** Autosense data; empty without CHECK CONDITION. */
+  sense: Uint8Array = NO_SENSE
+  readonly #owner: TaskOwner
+  #source: DataSource | undefined
+  #sink: DataSink | undefined
+  /** Host requests under way: completes, never rejects. */
+  #work: Promise<void> | undefined
+  #lent: IoVec | undefined
+  #stage: Uint8Array | undefined
+  #staged = 0
+  #taken = 0
+  #failure: unknown
+  #aborted = false
+  #announce = false
+  #wake: ((phase: Phase) => void) | undefined
+  #next: Promise<Phase> | undefined
+
+  constructor(command: Command, owner: TaskOwner) {
+    this.command = command
+    this.#owner = owner
+  }
+
+  get cdb(): Uint8Array {
+    return this.command.cdb
+  }
+
+  /** The phase, as soon as it is not `busy`. */
+  next(): Now<Phase> {
+    if (this.phase !== 'busy') return this.phase
+    this.#next ??= new Promise((resolve) => {
+      this.#wake = resolve
+    })
+    return this.#next
+  }
+
+  /**
+   * Moves the rest of the data phase straight between the medium and `buffer`: the zero-copy way for adapters that know the
+   * whole buffer. One that is too short cuts the phase; what is too long stays untouched.
+   */
+  moveAll(buffer: IoVec): Now<void> {
+    if (this.phase === 'in') {
+      const length = Math.min(buffer.byteLength, this.length - this.transferred)
+      return after(this.#moveIn(length === buffer.byteLength ? buffer : buffer.slice(0, length)), () => this.cut())
+    }
+    if (this.phase === 'out') return this.#writeAll(buffer)
+  }
+
+  /** Reads ahead, or makes room, so that {@link move} can go on at once; look at {@link phase} again after it. */
+  prepare(): Now<void> {
+    if (this.#work !== undefined) return this.#work
+    if (this.phase === 'in' && this.#taken === this.#staged && !this.#source!.held) return this.#readAhead()
+  }
+
+  /** Bytes that {@link move} takes or gives without waiting. */
+  get ready(): number {
+    if (this.phase === 'in') return this.#source!.held ? this.length - this.transferred : this.#staged - this.#taken
+    if (this.phase !== 'out' || this.#work !== undefined) return 0
+    const left = this.length - this.transferred
+    return this.#sink!.held
+      ? left
+      : Math.min(left, (this.#stage?.length ?? this.#owner.stages.size(left, this.#sink!.block)) - this.#staged)
+  }
+
+  /** Moves the next bytes of the data phase, all of `piece` or as much as is left: the way for adapters that move in pieces. */
+  move(piece: IoVec): Now<void> {
+    let done = 0
+    const step = (): Now<boolean> => {
+      const left = piece.byteLength - done
+      if (left === 0 || (this.phase !== 'in' && this.phase !== 'out')) return false
+      const now = Math.min(left, this.ready)
+      if (now > 0) {
+        const part = now === piece.byteLength ? piece : piece.slice(done, done + now)
+        done += now
+        if (this.phase === 'out') this.#take(part)
+        else this.#give(part)
+        return done < piece.byteLength
+      }
+      const rest = Math.min(left, this.length - this.transferred)
+      if (
+        this.phase === 'in' &&
+        this.#work === undefined &&
+        rest >= this.#owner.stages.size(this.length - this.transferred)
+      ) {
+        done += rest
+        return after(this.#moveIn(piece.slice(done - rest, done)), () => true)
+      }
+      return after(this.prepare(), () => true)
+    }
+    return repeat(step)
+  }
+
+  /** Ends the data phase early: the initiator has no more room, or no more bytes. */
+  cut(): void {
+    if (this.phase === 'in') this.#finishData()
+    else if (this.phase === 'out') {
+      this.fail(new CheckCondition(this.#sink!.held ? PARAMETER_LIST_LENGTH_ERROR : DATA_PHASE_ERROR))
+    }
+  }
+
+  /**
+   * Takes the task back; completes when no memory lent to it, and no block of the medium, is touched any more. A task that is
+   * over stays as it is. With `announce` it ends with TASK ABORTED instead of without a status (SAM-5 5.6).
+   */
+  abort(announce = false): Now<void> {
+    if (this.phase === 'status' || this.phase === 'aborted') return
+    if (!this.#aborted) this.#announce = announce
+    this.#aborted = true
+    if (this.#work === undefined) {
+      this.#enter('aborted')
+      return
+    }
+    this.#lent?.revoke()
+    return this.#work
+  }
+
+  /** Whether {@link abort} was called: a command with several steps does not begin the next one. */
+  get isAborted(): boolean {
+    return this.#aborted
+  }
+
+  // ---- for the device server ----
+
+  /** Runs a command's handler, and what follows from it. */
+  run(handler: (task: Task) => Now<void>): void {
+    this.#attempt(
+      () => handler(this),
+      () => this.#begin(),
+    )
+  }
+
+  /** Asks for a data-in phase; called by a handler. */
+  dataIn(source: DataSource): void {
+    this.#source = source
+  }
+
+  /** Answers with `bytes`, at most `allocation` of them; called by a handler. */
+  reply(bytes: Uint8Array, allocation = bytes.length): void {
+    this.dataIn(new Reply(bytes.length > allocation ? bytes.subarray(0, allocation) : bytes))
+  }
+
+  /** Asks for a data-out phase; called by a handler. */
+  dataOut(sink: DataSink): void {
+    this.#sink = sink
+  }
+
+  /** Asks for a parameter list of `length` bytes, then goes on with it; called by a handler. An empty list goes on at once. */
+  receive(length: number, parse: (list: Uint8Array) => Now<void>): void {
+    this.dataOut(new Collector(length, parse))
+  }
+
+  /** Ends the task with a status without sense data. */
+  end(status: number): void {
+    this.status = status
+    this.#enter(this.#aborted ? 'aborted' : 'status')
+  }
+
+  /** Ends the task with CHECK CONDITION for anything thrown. */
+  fail(error: unknown): void {
+    const sense = this.#aborted ? undefined : this.#owner.senseOf(error)
+    if (sense !== undefined) this.check(sense)
+    else {
+      this.#aborted = true
+      this.#enter('aborted')
+    }
+  }
+
+  /** Ends the task with CHECK CONDITION and this sense data, as soon as the owner lets it. */
+  check(sense: Sense): void {
+    this.phase = 'busy'
+    const bytes = this.#owner.checked(this, sense)
+    if (bytes === undefined) return
+    this.status = STATUS_CHECK_CONDITION
+    this.sense = bytes
+    this.#enter('status')
+  }
+
+  #begin(): void {
+    const side = this.#source ?? this.#sink
+    this.length = side?.length ?? 0
+    if (this.#aborted) this.#enter('aborted')
+    else if (this.length > 0) this.#enter(this.#source !== undefined ? 'in' : 'out')
+    else this.#finishData()
+  }
+
+  #finishData(): void {
+    this.phase = 'busy'
+    const sink = this.#sink
+    if (this.#failure !== undefined) this.fail(this.#failure)
+    else if (sink === undefined) this.end(this.status)
+    else {
+      this.#attempt(
+        () => sink.end(),
+        () => this.end(this.status),
+      )
+    }
+  }
+
+  /** Reads straight into `into`. */
+  #moveIn(into: IoVec): Now<void> {
+    const ahead = Math.min(this.#staged - this.#taken, into.byteLength)
+    if (ahead > 0) this.#give(into.slice(0, ahead))
+    const left = into.byteLength - ahead
+    if (left === 0 || this.phase !== 'in') return
+    const rest = ahead === 0 ? into : into.slice(ahead)
+    return this.#attempt(
+      () => this.#source!.read(this.transferred, rest),
+      () => this.#advance(left),
+      rest,
+    )
+  }
+
+  #writeAll(buffer: IoVec): Now<void> {
+    const left = this.length - this.transferred
+    if (buffer.byteLength < left) return this.cut()
+    const part = buffer.byteLength === left ? buffer : buffer.slice(0, left)
+    const sink = this.#sink!
+    if (this.#staged > 0 || sink.held) return this.move(part)
+    const at = this.transferred
+    this.transferred = this.length
+    this.phase = 'busy'
+    const written = this.#attempt(
+      () => sink.write(at, part),
+      () => this.#finishData(),
+      part,
+    )
+    return after(written, () => this.#work)
+  }
+
+  #readAhead(): Now<void> {
+    const left = this.length - this.transferred
+    const stage = (this.#stage ??= this.#owner.stages.take(left))
+    const length = Math.min(stage.length, left)
+    this.#taken = 0
+    this.#staged = 0
+    return this.#attempt(
+      () => this.#source!.read(this.transferred, bytesVec(stage.subarray(0, length))),
+      () => {
+        this.#staged = length
+      },
+      undefined,
+      (error) => {
+        const moved = error instanceof CheckCondition ? error.moved : 0
+        if (moved === 0 || this.#aborted) this.fail(error)
+        else {
+          this.#staged = moved
+          this.length = this.transferred + moved
+          this.#failure = error
+        }
+      },
+    )
+  }
+
+  #give(part: IoVec): void {
+    const length = part.byteLength
+    if (this.#source!.held) this.#source!.read(this.transferred, part)
+    else {
+      part.scatter(this.#stage!.subarray(this.#taken, this.#taken + length))
+      part.filled()
+      this.#taken += length
+    }
+    this.#advance(length)
+  }
+
+  #advance(length: number): void {
+    this.transferred += length
+    if (this.transferred === this.length && this.phase === 'in') this.#finishData()
+  }
+
+  #take(part: IoVec): void {
+    const sink = this.#sink!
+    const at = this.transferred
+    this.transferred += part.byteLength
+    const last = this.transferred === this.length
+    if (sink.held) {
+      this.#attempt(
+        () => sink.write(at, part),
+        () => {
+          if (last) this.#finishData()
+        },
+      )
+      return
+    }
+    const stage = (this.#stage ??= this.#owner.stages.take(this.length - at, sink.block))
+    copyVec(part, bytesVec(stage.subarray(this.#staged, this.#staged + part.byteLength)))
+    this.#staged += part.byteLength
+    if (!last && this.#staged < stage.length) return
+    const from = bytesVec(stage.subarray(0, this.#staged))
+    const start = this.transferred - this.#staged
+    if (last) this.phase = 'busy'
+    this.#attempt(
+      () => sink.write(start, from),
+      () => {
+        this.#staged = 0
+        if (last) this.#finishData()
+      },
+    )
+  }
+
+  /** Runs `start`; then exactly one of `done` and `failed`. What it returns never rejects. */
+  #attempt(
+    start: () => Now<void>,
+    done: () => void,
+    lent?: IoVec,
+    failed: (error: unknown) => void = (error) => this.#failed(error),
+  ): Now<void> {
+    let value: Now<void>
+    try {
+      value = start()
+    } catch (error) {
+      failed(error)
+      return
+    }
+    if (!isLater(value)) {
+      done()
+      return
+    }
+    this.#lent = lent
+    const end = () => {
+      this.#work = undefined
+      this.#lent = undefined
+    }
+    return (this.#work = value.then(
+      () => {
+        end()
+        if (this.#aborted) this.#enter('aborted')
+        else done()
+        return this.#work
+      },
+      (error) => {
+        end()
+        failed(error)
+      },
+    ))
+  }
+
+  #failed(error: unknown): void {
+    if (error instanceof CheckCondition && this.phase === 'in') this.transferred += error.moved
+    this.fail(error)
+  }
+
+  #enter(to: Phase): void {
+    if (this.phase === 'status' || this.phase === 'aborted') return
+    if (to === 'aborted' && this.#announce) this.status = STATUS_TASK_ABORTED
+    const phase = to === 'aborted' && this.#announce ? 'status' : to
+    this.phase = phase
+    if (phase === 'status' || phase === 'aborted') {
+      if (this.#stage !== undefined) this.#owner.stages.give(this.#stage)
+      this.#stage = undefined
+      this.#owner.ended(this)
+    }
+    this.#wake?.(phase)
+    this.#wake = undefined
+    this.#next = undefined
+  }
+}

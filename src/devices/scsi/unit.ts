@@ -1,0 +1,369 @@
+/** A logical unit: task set, unit attentions, allegiance, and the way of a command to its handler (SAM-5 4.6.15, SPC-4 5). */
+import { type Errno, errnoOf } from '../../block/error.ts'
+import { all, type Now } from '../../block/now.ts'
+import {
+  type Command,
+  type CommandTable,
+  type Row,
+  STATUS_RESERVATION_CONFLICT,
+  STATUS_TASK_SET_FULL,
+} from './command.ts'
+import type { Identity } from './identity.ts'
+import {
+  CheckCondition,
+  COMMANDS_CLEARED_BY_ANOTHER_INITIATOR,
+  COMMUNICATION_FAILURE,
+  type Condition,
+  encodeSense,
+  INSUFFICIENT_RESOURCES,
+  INTERNAL_TARGET_FAILURE,
+  INVALID_MESSAGE_ERROR,
+  LBA_OUT_OF_RANGE,
+  MEDIUM_NOT_PRESENT,
+  NEXUS_LOSS_OCCURRED,
+  NO_ADDITIONAL_SENSE,
+  OVERLAPPED_COMMANDS_ATTEMPTED,
+  POWER_ON_OR_RESET,
+  type Sense,
+  SPACE_ALLOCATION_FAILED,
+  TIMEOUT_ON_LOGICAL_UNIT,
+  UNRECOVERED_READ_ERROR,
+  WRITE_PROTECTED,
+} from './sense.ts'
+import type { PortFlags } from './spc/inquiry.ts'
+import { Stages } from './stage.ts'
+import { Task, type TaskOwner } from './task.ts'
+import { TASK_LIMIT, TaskSet } from './taskset.ts'
+
+export const REQUEST_SENSE = 0x03
+
+/** What a unit keeps for one initiator port. */
+interface Nexus {
+  readonly initiator: number
+  /** Unit attentions that it has not been told, oldest first. */
+  attentions: Condition[]
+  /** Sense data that waits for REQUEST SENSE: the nexus is in contingent allegiance. */
+  sense: Sense | undefined
+  /** Tasks that ended with CHECK CONDITION meanwhile. */
+  waiting: { readonly task: Task; readonly sense: Sense }[]
+}
+
+const ATTENTION_LIMIT = 16
+
+// SPC-4 annex E: what a host's errno is to a guest; ECANCELED is not here, for nobody is told of it
+const CONDITION_OF: Readonly<Partial<Record<Errno, Condition>>> = {
+  ENOSPC: SPACE_ALLOCATION_FAILED,
+  EDQUOT: SPACE_ALLOCATION_FAILED,
+  EROFS: WRITE_PROTECTED,
+  EACCES: WRITE_PROTECTED,
+  EPERM: WRITE_PROTECTED,
+  EINVAL: LBA_OUT_OF_RANGE,
+  ENOMEM: INSUFFICIENT_RESOURCES,
+  EBUSY: INSUFFICIENT_RESOURCES,
+  ENOMEDIUM: MEDIUM_NOT_PRESENT,
+  ETIMEDOUT: TIMEOUT_ON_LOGICAL_UNIT,
+  ECONNRESET: COMMUNICATION_FAILURE,
+  ESHUTDOWN: COMMUNICATION_FAILURE,
+}
+
+/** The condition that tells a guest of a block layer's error; `otherwise` for a plain failure of the medium. */
+export function conditionOf(error: unknown, otherwise: Condition = UNRECOVERED_READ_ERROR): Condition {
+  return CONDITION_OF[errnoOf(error)] ?? otherwise
+}
+
+/** What is common to all logical units. */
+export abstract class LogicalUnit implements TaskOwner {
+  /** Number of the unit in its target; set when it is attached. */
+  lun = 0
+  /** LUNs of the whole target, ascending. */
+  luns: () => readonly number[] = () => [this.lun]
+  /** What the target port adds to INQUIRY data. */
+  portFlags: PortFlags = {}
+  readonly stages = new Stages()
+  /** Peripheral device type (SPC-4 table 139). */
+  abstract readonly deviceType: number
+  abstract readonly identity: Identity
+  protected abstract readonly table: CommandTable
+  readonly #tasks: TaskSet
+  readonly #nexuses = new Map<number, Nexus>()
+
+  constructor() {
+    this.#tasks = new TaskSet(
+      (task) => this.#begin(task),
+      (task) => this.#blocked(task),
+    )
+  }
+
+  /** The tasks that have not ended. */
+  get tasks(): readonly Task[] {
+    return this.#tasks.tasks
+  }
+
+  /** The initiator ports that have talked to the unit. */
+  get initiators(): readonly number[] {
+    return [...this.#nexuses.keys()]
+  }
+
+  /** Takes a command on; what becomes of it is in the task. */
+  submit(command: Command): Task {
+    const task = new Task(command, this)
+    const nexus = this.#nexus(command.initiator)
+    const sensing = command.cdb[0] === REQUEST_SENSE
+    if (nexus.sense !== undefined && !sensing) this.#endAllegiance(nexus)
+    if (command.attribute === 'aca') task.fail(new CheckCondition(INVALID_MESSAGE_ERROR))
+    else if (this.#overlaps(command)) {
+      this.#abort((other) => other.command.initiator === command.initiator)
+      task.fail(new CheckCondition(OVERLAPPED_COMMANDS_ATTEMPTED))
+    } else if (this.#tasks.size >= TASK_LIMIT) task.end(STATUS_TASK_SET_FULL)
+    else this.#tasks.add(task, sensing && nexus.sense !== undefined)
+    return task
+  }
+
+  /** Establishes a unit attention for every initiator port but `except`. */
+  attention(condition: Condition, except?: number): void {
+    for (const nexus of this.#nexuses.values()) {
+      if (nexus.initiator !== except) this.#establish(nexus, condition)
+    }
+  }
+
+  /** Establishes a unit attention for one initiator port. */
+  attentionFor(initiator: number, condition: Condition): void {
+    this.#establish(this.#nexus(initiator), condition)
+  }
+
+  /** The oldest unit attention of an initiator port; `take` clears it. */
+  pendingAttention(initiator: number, take: boolean): Condition | undefined {
+    const { attentions } = this.#nexus(initiator)
+    return take ? attentions.shift() : attentions[0]
+  }
+
+  /** What REQUEST SENSE answers: the sense data that waits, a unit attention, or the unit's state (SPC-4 6.39). */
+  takeSense(initiator: number): Sense {
+    const nexus = this.#nexus(initiator)
+    const { sense } = nexus
+    if (sense !== undefined) {
+      this.#endAllegiance(nexus)
+      return sense
+    }
+    const attention = nexus.attentions.shift()
+    return attention === undefined ? this.pollableSense() : { condition: attention }
+  }
+
+  /** Whether an initiator port has sense data waiting, which old adapters ask before they send REQUEST SENSE. */
+  hasSense(initiator: number): boolean {
+    return this.#nexuses.get(initiator)?.sense !== undefined
+  }
+
+  // ---- task management (SAM-5 7) ----
+
+  /** Whether a task of this tag (or untagged, without one) has not ended. */
+  hasTask(initiator: number, tag: number | undefined): boolean {
+    return this.tasks.some((task) => isTask(task, initiator, tag))
+  }
+
+  /** ABORT TASK: by its tag, or the untagged one. */
+  abortTask(initiator: number, tag: number | undefined): Now<void> {
+    return this.#abort((task) => isTask(task, initiator, tag))
+  }
+
+  /** ABORT TASK SET: all tasks of an initiator port. */
+  abortTaskSet(initiator: number): Now<void> {
+    return this.#abort(({ command }) => command.initiator === initiator)
+  }
+
+  /** CLEAR TASK SET: the tasks of all; the others are told of it, by status or by unit attention (TAS, SPC-4 7.5.8). */
+  clearTaskSet(initiator: number): Now<void> {
+    return this.abortOthers(initiator, () => true)
+  }
+
+  /** Aborts tasks in the name of `initiator`; the other ports whose tasks end are told of it. */
+  abortOthers(initiator: number, which: (task: Task) => boolean): Now<void> {
+    const announce = this.announcesAborts
+    const told = new Set<number>()
+    for (const task of this.#tasks.tasks) if (which(task)) told.add(task.command.initiator)
+    told.delete(initiator)
+    if (!announce) for (const other of told) this.attentionFor(other, COMMANDS_CLEARED_BY_ANOTHER_INITIATOR)
+    return this.#abort(which, (task) => announce && task.command.initiator !== initiator)
+  }
+
+  /**
+   * Reset of the unit (SAM-5 6.3.3): all tasks are gone, what is not persistent has its saved or default value, and every
+   * initiator port gets `condition`. Completes when no memory of the guest is touched any more.
+   */
+  reset(condition: Condition): Now<void> {
+    for (const nexus of this.#nexuses.values()) {
+      nexus.sense = undefined
+      nexus.waiting = []
+    }
+    const aborted = this.#abort(() => true)
+    for (const nexus of this.#nexuses.values()) nexus.attentions = [condition]
+    return all([aborted, this.resetUnit()])
+  }
+
+  /** Loss of the nexus (SAM-5 6.3.4): the initiator port's tasks are gone, and it is told so when it comes again. */
+  nexusLoss(initiator: number): Now<void> {
+    const nexus = this.#nexus(initiator)
+    nexus.sense = undefined
+    nexus.waiting = []
+    this.#establish(nexus, NEXUS_LOSS_OCCURRED)
+    return this.abortTaskSet(initiator)
+  }
+
+  // ---- what a kind of unit says ----
+
+  /** Completes when the unit has no request with the host. */
+  abstract drain(): Now<void>
+
+  /** Resets what the kind of unit has: requests with the host, mode parameters, reservations of the moment. */
+  protected abstract resetUnit(): Now<void>
+
+  /** Takes back requests that the disk holds for tasks that were aborted. */
+  protected abstract dropHeld(): void
+
+  /** Whether sense data is in descriptor format (D_SENSE, SPC-4 7.5.8). */
+  protected abstract get descriptorSense(): boolean
+
+  /** Whether tasks that another initiator port aborts end with TASK ABORTED (TAS). */
+  protected abstract get announcesAborts(): boolean
+
+  /** A task ended with CHECK CONDITION: which others end with it (QERR, SPC-4 7.5.8). */
+  protected abstract get queueErrors(): 'none' | 'all' | 'nexus'
+
+  /** Throws NOT READY if there is no medium to work on. */
+  protected abstract checkMedium(): void
+
+  /** Throws NOT READY for a command that cannot run beside what the unit does in the background. */
+  protected abstract checkBusy(row: Row): void
+
+  /** Whether a reservation of another initiator port lets the command run. */
+  protected abstract mayRun(row: Row, task: Task): boolean
+
+  /** The unit attention of an initiator port that the unit does not know yet. */
+  protected powerOnAttention(): Condition | undefined {
+    return POWER_ON_OR_RESET
+  }
+
+  /** Sense data of the unit's state when no error waits to be told. */
+  protected pollableSense(): Sense {
+    return { condition: NO_ADDITIONAL_SENSE }
+  }
+
+  // ---- TaskOwner ----
+
+  senseOf(error: unknown): Sense | undefined {
+    if (error instanceof CheckCondition) return error
+    if (errnoOf(error) === 'ECANCELED') return undefined
+    return { condition: isFailure(error) ? conditionOf(error) : INTERNAL_TARGET_FAILURE }
+  }
+
+  checked(task: Task, sense: Sense): Uint8Array | undefined {
+    const { autosense, initiator } = task.command
+    if (!autosense) {
+      const nexus = this.#nexus(initiator)
+      if (nexus.sense !== undefined) {
+        nexus.waiting.push({ task, sense })
+        return undefined
+      }
+      nexus.sense = sense
+    }
+    const errors = this.queueErrors
+    if (errors !== 'none') {
+      this.abortOthers(
+        initiator,
+        (other) => other !== task && (errors === 'all' || other.command.initiator === initiator),
+      )
+    }
+    return encodeSense(sense, this.descriptorSense)
+  }
+
+  ended(task: Task): void {
+    this.#tasks.remove(task)
+  }
+
+  #begin(task: Task): void {
+    task.run(() => {
+      const { command } = task
+      const row = this.#admit(command)
+      if (this.mayRun(row, task)) return row.run(task)
+      task.status = STATUS_RESERVATION_CONFLICT
+    })
+  }
+
+  /** The row of a command that may run; throws what stands against it, in the order of SAM-5 5.3.3. */
+  #admit({ cdb, initiator, lun }: Command): Row {
+    const nexus = this.#nexus(initiator)
+    const attention = nexus.attentions[0]
+    const row = attention === undefined ? this.table.find(cdb) : this.#attended(nexus, attention, cdb)
+    this.table.check(row, cdb, lun)
+    this.checkBusy(row)
+    if (row.medium) this.checkMedium()
+    return row
+  }
+
+  #attended(nexus: Nexus, attention: Condition, cdb: Uint8Array): Row {
+    const row = this.table.entry(cdb[0]!)
+    if (row !== undefined && row !== 'actions' && row.unmindful) return row
+    const action = row === 'actions' ? this.table.find(cdb) : undefined
+    if (action?.unmindful) return action
+    nexus.attentions.shift()
+    throw new CheckCondition(attention)
+  }
+
+  #nexus(initiator: number): Nexus {
+    let nexus = this.#nexuses.get(initiator)
+    if (nexus === undefined) {
+      const attention = this.powerOnAttention()
+      nexus = { initiator, attentions: attention ? [attention] : [], sense: undefined, waiting: [] }
+      this.#nexuses.set(initiator, nexus)
+    }
+    return nexus
+  }
+
+  #establish(nexus: Nexus, condition: Condition): void {
+    const { attentions } = nexus
+    if (attentions.some((other) => other[1] === condition[1] && other[2] === condition[2])) return
+    // SAM-5 5.14.2: a reset says it all
+    if (attentions.length < ATTENTION_LIMIT) attentions.push(condition)
+  }
+
+  #endAllegiance(nexus: Nexus): void {
+    nexus.sense = undefined
+    const next = nexus.waiting.shift()
+    if (next !== undefined) next.task.check(next.sense)
+    if (nexus.sense === undefined) this.#tasks.wake()
+  }
+
+  #blocked(task: Task): boolean {
+    return this.#nexuses.get(task.command.initiator)?.sense !== undefined
+  }
+
+  // SAM-5 5.11: the same tag, or a second untagged command, of one nexus
+  #overlaps({ initiator, attribute, tag }: Command): boolean {
+    for (const { command } of this.#tasks.tasks) {
+      if (command.initiator !== initiator) continue
+      const untagged = attribute === 'untagged'
+      if (untagged === (command.attribute === 'untagged') && (untagged || command.tag === tag)) return true
+    }
+    return false
+  }
+
+  #abort(which: (task: Task) => boolean, announce: (task: Task) => boolean = () => false): Now<void> {
+    const aborted = this.#tasks.tasks.filter(which)
+    for (const nexus of this.#nexuses.values()) {
+      nexus.waiting = nexus.waiting.filter(({ task }) => !aborted.includes(task))
+    }
+    const later = aborted.map((task) => task.abort(announce(task)))
+    this.dropHeld()
+    return all(later)
+  }
+}
+
+function isTask({ command }: Task, initiator: number, tag: number | undefined): boolean {
+  if (command.initiator !== initiator) return false
+  return tag === undefined ? command.attribute === 'untagged' : command.attribute !== 'untagged' && command.tag === tag
+}
+
+/** Whether a thrown thing is a failure that the block layer reports, not a mistake of this program. */
+function isFailure(error: unknown): boolean {
+  return typeof error === 'object' && error !== null && 'code' in error
+}
