@@ -8,6 +8,7 @@ import { after, type Now } from '../now.ts'
 export function isZero(bytes: Uint8Array): boolean {
   const head = Math.min(-bytes.byteOffset & 3, bytes.length)
   for (let i = 0; i < head; i++) if (bytes[i] !== 0) return false
+  if (head === bytes.length) return true
   const words = new Int32Array(bytes.buffer, bytes.byteOffset + head, (bytes.length - head) >> 2)
   for (let i = 0; i < words.length; i++) if (words[i] !== 0) return false
   for (let i = head + words.length * 4; i < bytes.length; i++) if (bytes[i] !== 0) return false
