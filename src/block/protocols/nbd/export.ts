@@ -40,6 +40,25 @@ export function baseAllocation(device: BlockDevice): MetaContext {
   }
 }
 
+/** How many layers down the first one is that has the range, 1 for the image itself, 0 for none; QEMU's own context. */
+export function allocationDepth(device: BlockDevice): MetaContext {
+  return {
+    name: 'qemu:allocation-depth',
+    status: async (at, length) => {
+      let layer: BlockDevice | undefined = device
+      let run = length
+      for (let depth = 1; layer !== undefined; depth++) {
+        if (at >= layer.size) break
+        const extent = await layer.status(at, Math.min(run, layer.size - at))
+        run = extent.length
+        if (extent.kind !== 'hole') return { length: run, flags: depth }
+        layer = layer.backing
+      }
+      return { length: run, flags: 0 }
+    },
+  }
+}
+
 /** All contexts of an export. */
 export function contextsOf(item: NbdExport): readonly MetaContext[] {
   return [baseAllocation(item.device), ...(item.contexts ?? [])]
