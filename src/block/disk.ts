@@ -59,7 +59,6 @@ interface Held {
 export class Disk {
   readonly device: BlockDevice
   readonly name: string
-  readonly serial: string
   readonly cache: CacheMode
   readonly logicalBlockSize: number
   readonly physicalBlockSize: number
@@ -88,13 +87,13 @@ export class Disk {
   readonly #stopListeners = new Set<(error: BlockError) => void>()
   #generation = 0
   #writeCache: boolean
+  #serial = ''
   #closed: Now<void> | undefined
   #isClosed = false
 
   constructor(device: BlockDevice, options: DiskOptions = {}) {
     this.device = device
     this.name = options.name ?? device.name
-    this.serial = options.serial ?? ''
     this.cache = options.cache ?? 'writeback'
     this.#writeCache = this.cache !== 'writethrough' && this.cache !== 'directsync'
     this.#rerror = options.rerror ?? 'report'
@@ -125,17 +124,27 @@ export class Disk {
         `Cannot use ${this.name}: its size ${device.size} is no multiple of ${logical} bytes`,
       )
     }
-    if (!/^[\x20-\x7e]{0,20}$/.test(this.serial)) {
-      throw new BlockError(
-        'EINVAL',
-        `Cannot use ${this.name}: serial '${this.serial}' is not up to 20 printable ASCII characters`,
-      )
-    }
+    this.serial = options.serial ?? ''
     this.logicalBlockSize = logical
     this.physicalBlockSize = physical
     this.minIoSize = options.minIoSize ?? 0
     this.optIoSize = options.optIoSize ?? 0
     this.discardGranularity = Math.max(options.discardGranularity ?? device.discardGranularity, logical)
+  }
+
+  /** What the guest sees; a controller reads it when it takes the disk. */
+  get serial(): string {
+    return this.#serial
+  }
+
+  set serial(serial: string) {
+    if (!/^[\x20-\x7e]{0,20}$/.test(serial)) {
+      throw new BlockError(
+        'EINVAL',
+        `Cannot use ${this.name}: serial '${serial}' is not up to 20 printable ASCII characters`,
+      )
+    }
+    this.#serial = serial
   }
 
   /** Capacity, bytes. */

@@ -1,0 +1,151 @@
+/** Drives for v86: the entrance to everything that knows the emulator. */
+import type { Disk } from './block/disk.ts'
+import { BlockError, messageOf } from './block/error.ts'
+import { type Controller, type Drive, planControllers } from './v86/controllers.ts'
+import { orderBoot, pciPath } from './v86/firmware.ts'
+import { cpuOf, type Emulator, type V86Cpu } from './v86/internals.ts'
+import { machineOf } from './v86/machine.ts'
+
+export type { Drive, VirtioDrive } from './v86/controllers.ts'
+export { type Emulator, TESTED_VERSIONS } from './v86/internals.ts'
+
+export interface AttachOptions {
+  /** Called when a drive's error policy has stopped the guest; `emulator.run()` tries the request again. */
+  onStop?(disk: Disk, error: BlockError): void
+  /** Called with what a device threw, which is a mistake of ours; default: written to the console. */
+  onMistake?(error: unknown): void
+}
+
+/** The drives of one {@link attachDrives}. */
+export interface Drives {
+  /** The disks, in the order of the drives. */
+  readonly disks: readonly Disk[]
+  /** Completes when no request is with the host. */
+  drain(): Promise<void>
+  /** Drains, flushes and closes the disks, which releases their locks; the guest's requests fail from then on. */
+  close(): Promise<void>
+}
+
+/** Slots whose interrupt line none of v86's default devices uses. */
+const QUIET_SLOTS = [0x03, 0x04, 0x0f, 0x10, 0x13, 0x14]
+const FUNCTIONS = 8
+
+/**
+ * Attaches drives to an emulator before its guest runs: right after `new V86()`, `autostart` or not. Rejects with a BlockError,
+ * and attaches nothing, if one of them cannot be attached; the disks are then still the caller's.
+ */
+export function attachDrives(
+  emulator: Emulator,
+  drives: readonly Drive[],
+  options: AttachOptions = {},
+): Promise<Drives> {
+  return new Promise((resolve, reject) => {
+    const attach = () => {
+      try {
+        const cpu = cpuOf(emulator)
+        if (cpu === undefined) return false
+        resolve(plugIn(emulator, cpu, drives, options))
+      } catch (error) {
+        reject(error)
+      }
+      return true
+    }
+    if (attach()) return
+    const ready = () => {
+      emulator.remove_listener('emulator-ready', ready)
+      attach()
+    }
+    emulator.add_listener('emulator-ready', ready)
+  })
+}
+
+function plugIn(emulator: Emulator, cpu: V86Cpu, drives: readonly Drive[], options: AttachOptions): Drives {
+  if (emulator.get_instruction_counter() > 0) {
+    throw new BlockError('EBUSY', 'Cannot attach drives: the guest runs already; attach them right after new V86()')
+  }
+  const disks = drives.map(({ disk }) => disk)
+  const twice = disks.find((disk, index) => disks.indexOf(disk) !== index)
+  if (twice !== undefined) throw new BlockError('EBUSY', `Cannot attach ${twice.name} twice`)
+  const serials = disks.map(({ serial }) => serial)
+  const undo: (() => void)[] = [() => disks.forEach((disk, index) => void (disk.serial = serials[index]!))]
+  try {
+    for (const { disk, serial } of drives) if (serial !== undefined) disk.serial = serial
+    const controllers = planControllers(drives)
+    const machine = machineOf(emulator, cpu, options.onMistake ?? reportMistake)
+    for (const { clear } of controllers) if (clear !== undefined) undo.push(clear(cpu))
+    const places = placesFor(controllers, machine.pci.freeSlots())
+    const sockets = controllers.map(({ make }, index) => machine.prepare(make, places[index]!))
+    for (const socket of sockets) machine.plug(socket)
+    orderBoot(
+      cpu,
+      controllers.flatMap((controller, at) =>
+        controller.drives.flatMap(({ drive, path }) =>
+          drive.bootindex === undefined ? [] : [{ index: drive.bootindex, path: pciPath(places[at]!, path) }],
+        ),
+      ),
+    )
+    return new AttachedDrives(emulator, disks, () => machine.drain(), options)
+  } catch (error) {
+    for (const step of undo.reverse()) step()
+    throw error
+  }
+}
+
+/** Where each controller goes: its own place, or the free slots in ascending order, several functions to a slot if need be. */
+function placesFor(controllers: readonly Controller[], free: readonly number[]): number[] {
+  const floating = controllers.filter(({ bdf }) => bdf === undefined).length
+  const quiet = free.filter((slot) => QUIET_SLOTS.includes(slot))
+  const slots = floating <= quiet.length ? quiet : free
+  if (floating > slots.length * FUNCTIONS) {
+    throw new BlockError(
+      'ENOSPC',
+      `Cannot attach ${floating} drives: the PCI bus has room for ${slots.length * FUNCTIONS}; attach fewer`,
+    )
+  }
+  const perSlot = Math.max(1, Math.ceil(floating / Math.max(slots.length, 1)))
+  let next = 0
+  return controllers.map(({ bdf }) => {
+    if (bdf !== undefined) return bdf
+    const place = slots[Math.floor(next / perSlot)]! * FUNCTIONS + (next % perSlot)
+    next++
+    return place
+  })
+}
+
+class AttachedDrives implements Drives {
+  readonly disks: readonly Disk[]
+  readonly drain: () => Promise<void>
+  readonly #detach: (() => void)[]
+  #closed: Promise<void> | undefined
+
+  constructor(emulator: Emulator, disks: readonly Disk[], drain: () => Promise<void>, options: AttachOptions) {
+    this.disks = disks
+    this.drain = drain
+    this.#detach = disks.map((disk) =>
+      disk.onStop((error) => {
+        if (emulator.is_running()) void emulator.stop()
+        options.onStop?.(disk, error)
+      }),
+    )
+    const resume = () => {
+      for (const disk of disks) if (disk.held > 0) disk.resume()
+    }
+    emulator.add_listener('emulator-started', resume)
+    this.#detach.push(() => emulator.remove_listener('emulator-started', resume))
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#close()
+    return this.#closed
+  }
+
+  async #close(): Promise<void> {
+    for (const detach of this.#detach) detach()
+    const results = await Promise.allSettled(this.disks.map(async (disk) => disk.close()))
+    for (const result of results) if (result.status === 'rejected') throw result.reason
+  }
+}
+
+function reportMistake(error: unknown): void {
+  console.error(`block86: a device made a mistake: ${messageOf(error)}`, error)
+}

@@ -1,0 +1,49 @@
+/** Taking v86's own IDE controller out of the machine. */
+import type { PortEntry, V86Cpu } from './internals.ts'
+
+/** 00:1e.0, where v86 has its IDE function. */
+const BUILTIN_BDF = 0x1e << 3
+const BUILTIN_PORTS = [
+  [0x1f0, 8],
+  [0x3f6, 1],
+  [0x170, 8],
+  [0x376, 1],
+  [0xb400, 16],
+] as const
+
+/** What v86 looks at when it saves a state. */
+class NoIde {
+  readonly primary = undefined
+  readonly secondary = undefined
+  get_state(): unknown[] {
+    return []
+  }
+  set_state(): void {}
+}
+
+/** Removes the controller with all that hangs on it; returns what puts it back. */
+export function removeBuiltinIde(cpu: V86Cpu): () => void {
+  const { io, devices } = cpu
+  const { pci } = devices
+  const { ide, cdrom } = devices
+  const device = pci.devices[BUILTIN_BDF]
+  const space = pci.device_spaces[BUILTIN_BDF]
+  const entries: [port: number, entry: PortEntry][] = []
+  for (const [first, count] of BUILTIN_PORTS) {
+    for (let port = first; port < first + count; port++) {
+      entries.push([port, io.ports[port]!])
+      io.ports[port] = io.create_empty_entry()
+    }
+  }
+  pci.devices[BUILTIN_BDF] = undefined
+  pci.device_spaces[BUILTIN_BDF] = undefined
+  devices.ide = new NoIde()
+  devices.cdrom = undefined
+  return () => {
+    for (const [port, entry] of entries) io.ports[port] = entry
+    pci.devices[BUILTIN_BDF] = device
+    pci.device_spaces[BUILTIN_BDF] = space
+    devices.ide = ide
+    devices.cdrom = cdrom
+  }
+}
