@@ -1,0 +1,547 @@
+/** One drive as its host sees it: the task file, and the protocols that move data [ATA8-APT 9], whatever the command set. */
+import type { IoVec } from '../../block/iovec.ts'
+import { type Now, settle } from '../../block/now.ts'
+import type { Clock, Saved } from '../machine.ts'
+import {
+  DIAGNOSTIC_PASSED,
+  ERROR_ABRT,
+  REG_COUNT,
+  REG_DEVICE,
+  REG_ERROR,
+  REG_LBA_HIGH,
+  REG_LBA_LOW,
+  REG_LBA_MID,
+  STATUS_BSY,
+  STATUS_DRQ,
+  STATUS_ERR,
+} from './registers.ts'
+import { type Fields, takeBoolean, takeBytes, takeNumber, takeString } from './saved.ts'
+
+/** The drive's end of the cable. */
+export interface Cable {
+  readonly clock: Clock
+  /** Says that {@link Drive.interrupt} changed. */
+  interrupt(): void
+  /** Asserts DMARQ: the drive wants {@link Drive.dmaWanted} bytes moved. */
+  request(): void
+}
+
+/**
+ * What a drive is doing. BSY is set in `work` (the command set, perhaps with the host), `moving` (the bus master moves data),
+ * `reset`, and `stopping` (the bus master was stopped in the middle). DRQ is set in `in`, `out`, `dma` and `stuck`, in which only a
+ * reset helps. `asleep` is the ATA Sleep mode.
+ */
+export type Phase = 'idle' | 'work' | 'in' | 'out' | 'dma' | 'moving' | 'stopping' | 'stuck' | 'reset' | 'asleep'
+const PHASES: readonly string[] = [
+  'idle',
+  'work',
+  'in',
+  'out',
+  'dma',
+  'moving',
+  'stopping',
+  'stuck',
+  'reset',
+  'asleep',
+] satisfies Phase[]
+
+/** A reset of the whole drive, by power or RST#; by SRST; by the DEVICE RESET command. */
+export type ResetKind = 'power' | 'soft' | 'device'
+
+const UNIT = 512
+/** Largest part of a transfer that the drive's own buffer holds, bytes. */
+export const BUFFER_LIMIT = 128 << 10
+
+export abstract class Drive {
+  /** 0 is the master, 1 the slave. */
+  readonly unit: 0 | 1
+  readonly cable: Cable
+  /** Registers of two bytes hold the previous content above the current one [ATA8-APT 6.3, HOB]. */
+  features = 0
+  count = 0
+  lbaLow = 0
+  lbaMid = 0
+  lbaHigh = 0
+  device = 0
+  error = 0
+  status = 0
+  /** Whether the drive has an interrupt pending; it drives INTRQ only while it is selected. */
+  interrupt = false
+  /** The command under way, or the last one. */
+  opcode = 0
+  phase: Phase = 'idle'
+  /** Bytes that the drive, asserting DMARQ, still wants moved. */
+  dmaWanted = 0
+  /** What PIO data pass through. */
+  buffer: Uint8Array<ArrayBuffer> = new Uint8Array(UNIT)
+  #view = new DataView(this.buffer.buffer)
+  #at = 0
+  // End of the DRQ block that the host reads, or writes; 0 when there is none, so that one comparison answers a stray access
+  #inEnd = 0
+  #outEnd = 0
+  #windowEnd = 0
+  #block = UNIT
+  #generation = 0
+  #holdReset = false
+  #released = true
+  #resumable = false
+  #moved: (whole: boolean) => void = () => {}
+
+  constructor(cable: Cable, unit: 0 | 1) {
+    this.cable = cable
+    this.unit = unit
+  }
+
+  /** Status when no command is under way and none failed. */
+  protected abstract readonly ready: number
+  /** Status after a reset. */
+  protected abstract readonly afterReset: number
+  /** Cylinder registers that say after a reset what kind of drive this is [ATA8-ACS 7.9.4]. */
+  protected abstract readonly signature: readonly [lbaMid: number, lbaHigh: number]
+  /** Does the command in {@link opcode}. */
+  protected abstract execute(): void
+  /** Goes on with the work that a saved state was in the middle of. */
+  protected abstract resumeWork(): void
+  /** The host took all `length` bytes that were presented. */
+  protected abstract taken(length: number): void
+  /** The host gave all that was asked for, `length` bytes at the start of {@link buffer}. */
+  protected abstract given(length: number): void
+  /** Moves the next `memory.byteLength` bytes of the transfer to or from guest memory, then calls {@link exchanged} or a failure. */
+  protected abstract exchange(memory: IoVec): void
+  /** All of a DMA transfer was moved. */
+  protected abstract dmaDone(): void
+  /** Takes back what is under way with the host; completes when it let go of it. */
+  protected abstract takeBack(kind: ResetKind): Now<void>
+  /** Completes when nothing is with the host. */
+  abstract drain(): Now<void>
+
+  // The task file
+
+  /** Reads a command block register other than Data and Status. */
+  readRegister(register: number, hob: boolean): number {
+    const shift = hob ? 8 : 0
+    switch (register) {
+      case REG_ERROR:
+        return this.error
+      case REG_COUNT:
+        return (this.count >>> shift) & 0xff
+      case REG_LBA_LOW:
+        return (this.lbaLow >>> shift) & 0xff
+      case REG_LBA_MID:
+        return (this.lbaMid >>> shift) & 0xff
+      case REG_LBA_HIGH:
+        return (this.lbaHigh >>> shift) & 0xff
+      case REG_DEVICE:
+        return this.device
+      default:
+        return this.status
+    }
+  }
+
+  /** Writes a command block register other than Data and Command; while the task file is the drive's, nothing happens. */
+  writeRegister(register: number, value: number): void {
+    if ((this.status & (STATUS_BSY | STATUS_DRQ)) !== 0) return
+    switch (register) {
+      case REG_ERROR:
+        this.features = ((this.features << 8) | value) & 0xffff
+        break
+      case REG_COUNT:
+        this.count = ((this.count << 8) | value) & 0xffff
+        break
+      case REG_LBA_LOW:
+        this.lbaLow = ((this.lbaLow << 8) | value) & 0xffff
+        break
+      case REG_LBA_MID:
+        this.lbaMid = ((this.lbaMid << 8) | value) & 0xffff
+        break
+      case REG_LBA_HIGH:
+        this.lbaHigh = ((this.lbaHigh << 8) | value) & 0xffff
+        break
+      case REG_DEVICE:
+        this.device = value
+    }
+  }
+
+  /** Reads Status, which answers the interrupt [ATA8-APT 6.4]. */
+  readStatus(): number {
+    if (this.interrupt) {
+      this.interrupt = false
+      this.cable.interrupt()
+    }
+    return this.status
+  }
+
+  /** Writes Command; a drive that is busy, in the middle of data or asleep does not take it. */
+  writeCommand(opcode: number): void {
+    this.#quiet()
+    if ((this.status & (STATUS_BSY | STATUS_DRQ)) !== 0 || this.phase === 'asleep') return
+    this.opcode = opcode
+    this.error = 0
+    this.busy()
+    this.execute()
+  }
+
+  /** Reads 1, 2 or 4 bytes of the Data register. */
+  readData(width: number): number {
+    const at = this.#at
+    const next = at + width
+    if (next > this.#inEnd) return this.#readShort(width)
+    const value =
+      width === 2 ? this.#view.getUint16(at, true) : width === 4 ? this.#view.getUint32(at, true) : this.buffer[at]!
+    this.#at = next
+    if (next === this.#inEnd) this.#blockTaken()
+    return value
+  }
+
+  /** Writes 1, 2 or 4 bytes to the Data register. */
+  writeData(width: number, value: number): void {
+    const at = this.#at
+    const next = at + width
+    if (next > this.#outEnd) {
+      this.#writeShort(width, value)
+      return
+    }
+    if (width === 2) this.#view.setUint16(at, value, true)
+    else if (width === 4) this.#view.setUint32(at, value, true)
+    else this.buffer[at] = value
+    this.#at = next
+    if (next === this.#outEnd) this.#blockGiven()
+  }
+
+  // What the end of a block cuts off reads as zero, and is lost when written
+  #readShort(width: number): number {
+    let value = 0
+    for (let i = 0; i < width && this.#at < this.#inEnd; i++) value += this.readData(1) * 2 ** (8 * i)
+    return value
+  }
+
+  #writeShort(width: number, value: number): void {
+    for (let i = 0; i < width && this.#at < this.#outEnd; i++) this.writeData(1, (value >>> (8 * i)) & 0xff)
+  }
+
+  #blockTaken(): void {
+    if (this.#at < this.#windowEnd) {
+      this.#inEnd = Math.min(this.#at + this.#block, this.#windowEnd)
+      this.#interrupt()
+      return
+    }
+    this.#inEnd = 0
+    this.taken(this.#windowEnd)
+  }
+
+  #blockGiven(): void {
+    if (this.#at < this.#windowEnd) {
+      this.#outEnd = Math.min(this.#at + this.#block, this.#windowEnd)
+      this.#interrupt()
+      return
+    }
+    this.#outEnd = 0
+    this.busy()
+    this.given(this.#windowEnd)
+  }
+
+  // For command sets: how a command goes on and how it ends
+
+  /** Sets BSY: the command set is at work. */
+  protected busy(): void {
+    this.phase = 'work'
+    this.status = STATUS_BSY | this.ready
+  }
+
+  /**
+   * Asks something of the host, with `done` or `failed` to follow, at once or later; neither does if a reset comes first.
+   * What is done then belongs to the same command.
+   */
+  work<T>(start: () => Now<T>, done: (value: T) => void, failed: (error: unknown) => void): void {
+    const generation = this.#generation
+    settle(
+      start,
+      (value) => {
+        if (generation === this.#generation) done(value)
+      },
+      (error) => {
+        if (generation === this.#generation) failed(error)
+      },
+    )
+  }
+
+  /** Calls `next` when the guest has had its turn, unless a reset comes first. */
+  later(next: () => void): void {
+    const generation = this.#generation
+    this.cable.clock.defer(() => {
+      if (generation === this.#generation) next()
+    })
+  }
+
+  /** Ends the command in Sleep mode, out of which only a reset leads. */
+  sleep(): void {
+    this.complete()
+    this.phase = 'asleep'
+  }
+
+  /** Makes {@link buffer} at least `length` bytes long; what it held is lost if it must grow. */
+  room(length: number): Uint8Array<ArrayBuffer> {
+    if (this.buffer.length < length) {
+      this.buffer = new Uint8Array(length)
+      this.#view = new DataView(this.buffer.buffer)
+    }
+    return this.buffer
+  }
+
+  /** PIO data-in: presents the first `length` bytes of {@link buffer} in DRQ blocks, each with an interrupt. */
+  present(length: number, block = UNIT): void {
+    this.phase = 'in'
+    this.status = this.ready | STATUS_DRQ
+    this.#window(length, block)
+    this.#inEnd = Math.min(block, length)
+    this.#interrupt()
+  }
+
+  /** PIO data-out: asks for `length` bytes in DRQ blocks; the first of a command comes without an interrupt. */
+  ask(length: number, block: number, first: boolean): void {
+    this.room(length)
+    this.phase = 'out'
+    this.status = this.ready | STATUS_DRQ
+    this.#window(length, block)
+    this.#outEnd = Math.min(block, length)
+    if (!first) this.#interrupt()
+  }
+
+  #window(length: number, block: number): void {
+    this.#at = 0
+    this.#windowEnd = length
+    this.#block = block
+  }
+
+  /** DMA: asserts DMARQ until `length` bytes have passed. */
+  request(length: number): void {
+    this.phase = 'dma'
+    this.status = this.ready | STATUS_DRQ
+    this.dmaWanted = length
+    this.cable.request()
+  }
+
+  /** Ends the command well. */
+  complete(): void {
+    this.#end(this.ready)
+    this.#interrupt()
+  }
+
+  /** Ends a PIO data-in command, whose last interrupt came with its last block. */
+  completeQuietly(): void {
+    this.#end(this.ready)
+  }
+
+  /** Ends the command with an error; `status` may add DF. */
+  fail(error: number, status = 0): void {
+    this.error = error
+    const moving = this.phase === 'moving'
+    this.#end(this.ready | STATUS_ERR | status)
+    if (moving) this.#moved(false)
+    this.#interrupt()
+  }
+
+  /** Ends the command undone. */
+  abort(): void {
+    this.fail(ERROR_ABRT)
+  }
+
+  #end(status: number): void {
+    this.phase = 'idle'
+    this.status = status
+    this.#inEnd = 0
+    this.#outEnd = 0
+    this.dmaWanted = 0
+  }
+
+  #interrupt(): void {
+    if (this.interrupt) return
+    this.interrupt = true
+    this.cable.interrupt()
+  }
+
+  #quiet(): void {
+    if (!this.interrupt) return
+    this.interrupt = false
+    this.cable.interrupt()
+  }
+
+  // The bus master's side of a DMA transfer
+
+  /** Moves `memory`, at most {@link dmaWanted} bytes; `moved` is told, before the drive's interrupt, whether all of it was. */
+  move(memory: IoVec, moved: (whole: boolean) => void): void {
+    this.phase = 'moving'
+    this.status = STATUS_BSY | this.ready
+    this.#moved = moved
+    this.exchange(memory)
+  }
+
+  /** Ends a {@link move}; for the command set. */
+  protected exchanged(length: number): void {
+    this.dmaWanted -= length
+    this.phase = this.dmaWanted > 0 ? 'dma' : 'work'
+    if (this.dmaWanted > 0) this.status = this.ready | STATUS_DRQ
+    this.#moved(true)
+    if (this.dmaWanted === 0) this.dmaDone()
+    else this.cable.request()
+  }
+
+  /**
+   * The bus master was stopped while it moved data. The drive still waits for the rest, which will not come: only a reset helps.
+   * What is under way is taken back for good; `released` is called when the host let go of the guest's memory.
+   */
+  halt(released: () => void): void {
+    this.phase = 'stopping'
+    this.#takeBack('device', () => {
+      this.phase = 'stuck'
+      this.status = this.ready | STATUS_DRQ
+      this.dmaWanted = 0
+      released()
+    })
+  }
+
+  #takeBack(kind: ResetKind, released: () => void): Now<void> {
+    const generation = ++this.#generation
+    const go = () => {
+      if (generation === this.#generation) released()
+    }
+    const letGo = this.takeBack(kind)
+    if (!(letGo instanceof Promise)) {
+      go()
+      return
+    }
+    return letGo.then(go, go)
+  }
+
+  // Resets
+
+  /**
+   * Resets the drive. BSY stays set until the host let go of what was under way, for a completion must never meet memory, or a
+   * medium, that already serves something else (CVE-2023-5088); with SRST also until {@link endReset}.
+   */
+  reset(kind: ResetKind): Now<void> {
+    this.phase = 'reset'
+    this.status = STATUS_BSY
+    this.#inEnd = 0
+    this.#outEnd = 0
+    this.dmaWanted = 0
+    this.#holdReset = kind === 'soft'
+    this.#released = false
+    this.#resumable = false
+    this.#quiet()
+    return this.#takeBack(kind, () => {
+      this.#released = true
+      if (!this.#holdReset) this.#comeUp()
+    })
+  }
+
+  /** SRST was cleared. */
+  endReset(): void {
+    this.#holdReset = false
+    if (this.phase === 'reset' && this.#released) this.#comeUp()
+  }
+
+  /** EXECUTE DEVICE DIAGNOSTIC [ATA8-ACS 7.9]; the channel does the interrupt. A busy drive does not take it. */
+  diagnose(): boolean {
+    if ((this.status & (STATUS_BSY | STATUS_DRQ)) !== 0 || this.phase === 'asleep') return false
+    this.#quiet()
+    this.opcode = 0x90
+    this.#comeUp()
+    return true
+  }
+
+  #comeUp(): void {
+    this.#end(this.afterReset)
+    this.sign()
+    this.device = 0
+    this.error = DIAGNOSTIC_PASSED
+  }
+
+  /** Puts the signature into the task file. */
+  protected sign(): void {
+    this.count = 1
+    this.lbaLow = 1
+    this.lbaMid = this.signature[0]
+    this.lbaHigh = this.signature[1]
+  }
+
+  /** Raises the interrupt of a command that the channel carried out. */
+  announce(): void {
+    this.#interrupt()
+  }
+
+  // Saved states
+
+  save(): Fields {
+    const inOrOut = this.phase === 'in' || this.phase === 'out' || this.phase === 'work' || this.dmaWanted > 0
+    return {
+      features: this.features,
+      count: this.count,
+      lbaLow: this.lbaLow,
+      lbaMid: this.lbaMid,
+      lbaHigh: this.lbaHigh,
+      device: this.device,
+      error: this.error,
+      status: this.status,
+      interrupt: this.interrupt,
+      opcode: this.opcode,
+      phase: this.phase,
+      dmaWanted: this.dmaWanted,
+      buffer: inOrOut ? this.buffer.slice() : this.buffer.slice(0, UNIT),
+      at: this.#at,
+      inEnd: this.#inEnd,
+      outEnd: this.#outEnd,
+      windowEnd: this.#windowEnd,
+      block: this.#block,
+      holdReset: this.#holdReset,
+    }
+  }
+
+  /** Takes up a state; what was under way goes on with {@link resume}. */
+  restore(state: Saved): void {
+    this.#generation++
+    const byte = (key: string) => takeNumber(state, key, 0xff)
+    const word = (key: string) => takeNumber(state, key, 0xffff)
+    const phase = takeString(state, 'phase')
+    if (!PHASES.includes(phase)) throw new RangeError(`a drive is never in the phase '${phase}'`)
+    const buffer = takeBytes(state, 'buffer', BUFFER_LIMIT)
+    this.buffer = buffer.length < UNIT ? new Uint8Array(UNIT) : buffer.slice()
+    this.#view = new DataView(this.buffer.buffer)
+    const size = this.buffer.length
+    this.features = word('features')
+    this.count = word('count')
+    this.lbaLow = word('lbaLow')
+    this.lbaMid = word('lbaMid')
+    this.lbaHigh = word('lbaHigh')
+    this.device = byte('device')
+    this.error = byte('error')
+    this.status = byte('status')
+    this.interrupt = takeBoolean(state, 'interrupt')
+    this.opcode = byte('opcode')
+    this.phase = phase as Phase
+    this.dmaWanted = takeNumber(state, 'dmaWanted', 2 ** 32)
+    this.#at = takeNumber(state, 'at', size)
+    this.#inEnd = takeNumber(state, 'inEnd', size)
+    this.#outEnd = takeNumber(state, 'outEnd', size)
+    this.#windowEnd = takeNumber(state, 'windowEnd', size)
+    this.#block = Math.max(takeNumber(state, 'block', size), 1)
+    this.#holdReset = takeBoolean(state, 'holdReset')
+    this.#released = true
+    if (this.phase === 'moving') {
+      this.phase = 'dma'
+      this.status = this.ready | STATUS_DRQ
+    } else if (this.phase === 'stopping') {
+      this.phase = 'stuck'
+      this.status = this.ready | STATUS_DRQ
+    } else if (this.phase === 'reset' && !this.#holdReset) this.#comeUp()
+    this.#resumable = true
+  }
+
+  /** Goes on after {@link restore}, when the bus runs. */
+  resume(): void {
+    if (!this.#resumable) return
+    this.#resumable = false
+    if (this.phase === 'work') this.resumeWork()
+    else if (this.phase === 'dma') this.cable.request()
+  }
+}

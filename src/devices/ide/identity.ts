@@ -1,0 +1,76 @@
+/** What a drive says it is: strings, numbers and transfer modes that the host reads but cannot change. */
+
+/** The parts of a drive's identity that its owner may choose. */
+export interface IdentityOptions {
+  /** Up to 40 characters of printable ASCII. */
+  readonly model?: string
+  /** Up to 20. */
+  readonly serial?: string
+  /** Up to 8. */
+  readonly firmware?: string
+  /** World wide name: 64 bits, of which the first four say what naming authority gave it. */
+  readonly wwn?: bigint
+  /** Turns a minute, 1 for a medium that does not turn, 0 (default) for no word about it. */
+  readonly rotationRate?: number
+}
+
+export interface DriveIdentity {
+  readonly model: string
+  readonly serial: string
+  readonly firmware: string
+  readonly wwn: bigint | undefined
+  readonly rotationRate: number
+  /** Whether the controller does Ultra DMA, so that a mode of it is in use from the start, as if firmware had set it. */
+  readonly ultra: boolean
+}
+
+/** Word 217 of IDENTIFY DEVICE [ATA8-ACS 7.16.7.77]: 0, 1 or a speed of 0401h to FFFEh. */
+function checkRate(rate: number): number {
+  if (rate === 0 || rate === 1 || (Number.isInteger(rate) && rate >= 0x401 && rate <= 0xfffe)) return rate
+  throw new RangeError(
+    `A drive cannot turn ${rate} times a minute: it must be 0 (not reported), 1 (does not turn) or 1025 to 65534`,
+  )
+}
+
+function checkText(value: string, limit: number, what: string): string {
+  if (value.length > limit || !/^[\x20-\x7e]*$/.test(value)) {
+    throw new RangeError(`${what} '${value}' of an IDE drive is not up to ${limit} printable ASCII characters`)
+  }
+  return value
+}
+
+/** Checks what the owner chose and fills in the rest; throws a RangeError that says what is wrong. */
+export function identityOf(
+  options: IdentityOptions,
+  defaults: { model: string; serial: string; ultra: boolean },
+): DriveIdentity {
+  const { wwn } = options
+  if (wwn !== undefined && (wwn < 0n || wwn >= 1n << 64n))
+    throw new RangeError(`wwn ${wwn} of an IDE drive is not of 64 bits`)
+  return {
+    model: checkText(options.model ?? defaults.model, 40, 'model'),
+    serial: checkText(options.serial || defaults.serial, 20, 'serial'),
+    firmware: checkText(options.firmware ?? '1.0', 8, 'firmware'),
+    wwn,
+    rotationRate: checkRate(options.rotationRate ?? 0),
+    ultra: defaults.ultra,
+  }
+}
+
+/** Writes ATA's kind of string: two characters to a word, the first in the upper byte, filled with spaces. */
+export function putText(words: DataView, word: number, length: number, text: string): void {
+  for (let i = 0; i < length; i++) words.setUint8(2 * word + (i ^ 1), i < text.length ? text.charCodeAt(i) : 0x20)
+}
+
+/** Sets the last word so that all 512 bytes add up to zero [ATA8-ACS 7.16.7.88]. */
+export function sealIdentify(bytes: Uint8Array): void {
+  bytes[510] = 0xa5
+  sealSum(bytes)
+}
+
+/** Sets the last byte so that all bytes add up to zero. */
+export function sealSum(bytes: Uint8Array): void {
+  let sum = 0
+  for (let i = 0; i < bytes.length - 1; i++) sum += bytes[i]!
+  bytes[bytes.length - 1] = -sum & 0xff
+}
