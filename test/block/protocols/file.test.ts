@@ -22,6 +22,7 @@ function fresh(size = 0): string {
 const variants: [string, FileOptions][] = [
   ['a file', {}],
   ['a file with aio=threads, never at once', { aio: 'threads', immediate: false }],
+  ['a file with aio=io_uring, never at once', { aio: 'io_uring', immediate: false }],
 ]
 for (const [name, options] of variants) {
   let last = ''

@@ -12,7 +12,9 @@ import type { Engine } from './engine.ts'
 import { EAGAIN, EOPNOTSUPP, hostError, nodeError } from './failure.ts'
 import { type Libc, libc, RWF_NOWAIT } from './libc.ts'
 import { lockImage, refuseIfUsed } from './lock.ts'
+import { ring, ringReason } from './ring.ts'
 import { threads } from './threads.ts'
+import { uring } from './uring.ts'
 import { Addresses, IOV_MAX, rest } from './vector.ts'
 
 const { O_CREAT, O_DIRECT, O_EXCL, O_RDONLY, O_RDWR } = fs.constants
@@ -170,6 +172,15 @@ class FileDriver implements BlockDriver {
   }
 }
 
+/** The engine that the options name, or the best that works. */
+function engineFor(fd: number, path: string, options: FileOptions): Engine {
+  const shared = options.aio === 'threads' ? undefined : ring()
+  if (shared !== undefined) return uring(shared, new Addresses(libc()!), fd, path)
+  if (options.aio === 'io_uring')
+    throw new BlockError('ENOTSUP', `Cannot open ${path} with aio=io_uring: ${ringReason()}`)
+  return threads(fd, path)
+}
+
 /** Says what is wrong with the place that should be opened, in one sentence. */
 function openError(error: unknown, path: string, readOnly: boolean): BlockError {
   const code = (error as NodeJS.ErrnoException).code
@@ -208,7 +219,7 @@ export async function openFile(path: string, options: FileOptions = {}): Promise
         throw new BlockError('ENOTSUP', `Cannot lock ${path}: there are no locks here; open it with locking: 'off'`)
       }
     }
-    return new FileDriver(path, fd, size, threads(fd, path), options)
+    return new FileDriver(path, fd, size, engineFor(fd, path, options), options)
   } catch (error) {
     await closeLater(fd)
     throw error
@@ -279,5 +290,5 @@ export async function temporaryFile(folder: string): Promise<BlockDriver> {
     throw nodeError(error, `Cannot make a temporary file in ${folder}`)
   }
   await promisify(fs.unlink)(path)
-  return new FileDriver(path, fd, 0, threads(fd, path), {})
+  return new FileDriver(path, fd, 0, engineFor(fd, path, {}), {})
 }

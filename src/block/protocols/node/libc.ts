@@ -13,13 +13,27 @@ export interface Libc {
   pwritev2(fd: number, iov: Uint32Array, count: number, at: number, flags: number): Result
   fcntl(fd: number, command: number, argument: Uint8Array): Result
   lseek(fd: number, at: number, whence: number): Result
-  ioctl(fd: number, request: number, argument: Uint8Array | number): Result
+  ioctl(fd: number, request: number, argument: Uint8Array): Result
+  mmap(fd: number, at: number, length: number): ArrayBuffer
+  close(fd: number): Result
+  ringSetup(entries: number, parameters: Uint8Array): Result
+  ringEnter(fd: number, submit: number, wait: number, flags: number): Result
+  ringRegister(fd: number, operation: number, argument: ArrayBufferView | null, count: number): Result
+  /** Calls `ready` whenever `fd` can be read, as long as it can; does not keep the process alive until told to. */
+  watch(fd: number, ready: () => void): Watch
   /** On a thread of Node's pool. */
   fallocate(fd: number, mode: number, at: number, length: number): Promise<Result>
   /** On a thread of Node's pool. */
   ioctlLater(fd: number, request: number, argument: Uint8Array): Promise<Result>
   /** On a thread of Node's pool; both offsets are given, and the files' own are left alone. */
   copyFileRange(from: number, fromAt: number, to: number, toAt: number, length: number): Promise<Result>
+}
+
+/** A descriptor that the event loop watches. */
+export interface Watch {
+  /** Whether it keeps the process alive. */
+  hold(on: boolean): void
+  close(): void
 }
 
 interface Foreign {
@@ -30,6 +44,10 @@ interface Foreign {
 interface Koffi {
   load(path: null): { func(definition: string): Foreign }
   address(value: unknown): bigint
+  view(address: unknown, length: number): ArrayBuffer
+  node: {
+    poll(fd: number, options: { readable: boolean }, ready: () => void): { ref(): void; unref(): void; close(): void }
+  }
   errno(): number
   version: string
 }
@@ -38,6 +56,19 @@ interface Koffi {
 export const RWF_NOWAIT = 8
 /** RWF_DSYNC of pwritev2(2): the write completes when it is durable. */
 export const RWF_DSYNC = 2
+
+// mmap(2)
+const PROT_READ_WRITE = 3
+const MAP_SHARED_POPULATE = 0x8001
+const MAP_FAILED = 2n ** 64n - 1n
+
+// System calls 425 to 427 have the same numbers on every architecture.
+const SYS_IO_URING_SETUP = 425
+const SYS_IO_URING_ENTER = 426
+const SYS_IO_URING_REGISTER = 427
+
+/** Architectures with 64-bit little-endian words, which is what structures are laid out for here. */
+const ARCHITECTURES = ['x64', 'arm64', 'riscv64', 'loong64']
 
 let loaded: { libc: Libc | undefined; reason: string } | undefined
 
@@ -55,6 +86,7 @@ export function libcReason(): string {
 
 function load(): { libc: Libc | undefined; reason: string } {
   if (process.platform !== 'linux') return { libc: undefined, reason: `not used: ${process.platform} is not Linux` }
+  if (!ARCHITECTURES.includes(process.arch)) return { libc: undefined, reason: `not used on ${process.arch}` }
   if (process.env.BLOCK86_KOFFI === 'off') return { libc: undefined, reason: 'switched off by BLOCK86_KOFFI=off' }
   let koffi: Koffi
   try {
@@ -91,7 +123,13 @@ function bind(koffi: Koffi): Libc {
   const fcntl = library.func('int fcntl(int fd, int command, void *argument)')
   const lseek = library.func('int64 lseek(int fd, int64 at, int whence)')
   const ioctl = library.func('int ioctl(int fd, ulong request, void *argument)')
-  const ioctlValue = library.func('int ioctl(int fd, ulong request, int64 argument)')
+  const mmap = library.func('void *mmap(void *place, size_t length, int protection, int flags, int fd, int64 at)')
+  const close = library.func('int close(int fd)')
+  const ringSetup = library.func('int64 syscall(int64 number, uint entries, void *parameters)')
+  const ringEnter = library.func(
+    'int64 syscall(int64 number, int fd, uint submit, uint wait, uint flags, int64 mask, int64 size)',
+  )
+  const ringRegister = library.func('int64 syscall(int64 number, int fd, uint operation, void *argument, uint count)')
   const fallocate = library.func('int fallocate(int fd, int mode, int64 at, int64 length)')
   const copyFileRange = library.func(
     'int64 copy_file_range(int from, void *fromAt, int to, void *toAt, size_t length, uint flags)',
@@ -102,8 +140,22 @@ function bind(koffi: Koffi): Libc {
     pwritev2: (fd, iov, count, at, flags) => result(pwritev2(fd, iov, count, at, flags)),
     fcntl: (fd, command, argument) => steady(() => fcntl(fd, command, argument)),
     lseek: (fd, at, whence) => steady(() => lseek(fd, at, whence)),
-    ioctl: (fd, request, argument) =>
-      steady(() => (typeof argument === 'number' ? ioctlValue : ioctl)(fd, request, argument)),
+    ioctl: (fd, request, argument) => steady(() => ioctl(fd, request, argument)),
+    mmap(fd, at, length) {
+      const place = mmap(null, length, PROT_READ_WRITE, MAP_SHARED_POPULATE, fd, at)
+      if (BigInt(place) === MAP_FAILED) throw new Error(`mmap failed with error ${koffi.errno()}`)
+      return koffi.view(place, length)
+    },
+    close: (fd) => result(close(fd)),
+    ringSetup: (entries, parameters) => result(ringSetup(SYS_IO_URING_SETUP, entries, parameters)),
+    ringEnter: (fd, submit, wait, flags) => result(ringEnter(SYS_IO_URING_ENTER, fd, submit, wait, flags, 0, 0)),
+    ringRegister: (fd, operation, argument, count) =>
+      result(ringRegister(SYS_IO_URING_REGISTER, fd, operation, argument, count)),
+    watch(fd, ready) {
+      const handle = koffi.node.poll(fd, { readable: true }, ready)
+      handle.unref()
+      return { hold: (on) => (on ? handle.ref() : handle.unref()), close: () => handle.close() }
+    },
     fallocate: (fd, mode, at, length) => later(fallocate, fd, mode, at, length),
     ioctlLater: (fd, request, argument) => later(ioctl, fd, request, argument),
     copyFileRange: (from, fromAt, to, toAt, length) =>
