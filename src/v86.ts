@@ -6,7 +6,7 @@ import { orderBoot, pciPath } from './v86/firmware.ts'
 import { cpuOf, type Emulator, type V86Cpu } from './v86/internals.ts'
 import { machineOf } from './v86/machine.ts'
 
-export type { Drive, VirtioDrive } from './v86/controllers.ts'
+export type { Drive, IdeDrive, VirtioDrive } from './v86/controllers.ts'
 export { type Emulator, TESTED_VERSIONS } from './v86/internals.ts'
 
 export interface AttachOptions {
@@ -18,7 +18,7 @@ export interface AttachOptions {
 
 /** The drives of one {@link attachDrives}. */
 export interface Drives {
-  /** The disks, in the order of the drives. */
+  /** The disks, in the order of the drives; an empty CD-ROM drive has none. */
   readonly disks: readonly Disk[]
   /** Completes when no request is with the host. */
   drain(): Promise<void>
@@ -63,13 +63,13 @@ function plugIn(emulator: Emulator, cpu: V86Cpu, drives: readonly Drive[], optio
   if (emulator.get_instruction_counter() > 0) {
     throw new BlockError('EBUSY', 'Cannot attach drives: the guest runs already; attach them right after new V86()')
   }
-  const disks = drives.map(({ disk }) => disk)
+  const disks = drives.flatMap(({ disk }) => disk ?? [])
   const twice = disks.find((disk, index) => disks.indexOf(disk) !== index)
   if (twice !== undefined) throw new BlockError('EBUSY', `Cannot attach ${twice.name} twice`)
   const serials = disks.map(({ serial }) => serial)
   const undo: (() => void)[] = [() => disks.forEach((disk, index) => void (disk.serial = serials[index]!))]
   try {
-    for (const { disk, serial } of drives) if (serial !== undefined) disk.serial = serial
+    for (const { disk, serial } of drives) if (disk !== undefined && serial !== undefined) disk.serial = serial
     const controllers = planControllers(drives)
     const machine = machineOf(emulator, cpu, options.onMistake ?? reportMistake)
     for (const { clear } of controllers) if (clear !== undefined) undo.push(clear(cpu))

@@ -1,0 +1,52 @@
+/** The tool `block86`: finds the verb's program, loads that one alone, and says what went wrong. */
+import { messageOf } from '../block/error.ts'
+import { version } from './version.ts'
+
+/** A verb: takes what follows it on the command line, resolves to the exit status. */
+type Verb = (argv: readonly string[], version: string) => Promise<number>
+
+const verbs: Readonly<Record<string, { readonly summary: string; load(): Promise<Verb> }>> = {
+  run: {
+    summary: 'boot a machine in this terminal, with the options of qemu-system-i386',
+    load: async () => (await import('./run.ts')).run,
+  },
+  nbd: {
+    summary: 'serve an image over NBD, with the options of qemu-nbd',
+    load: async () => (await import('./nbd.ts')).nbd,
+  },
+}
+
+function help(): string {
+  const lines = Object.entries(verbs).map(([name, { summary }]) => `  ${name.padEnd(6)}${summary}`)
+  return `Usage: block86 VERB [OPTION...]
+
+${lines.join('\n')}
+
+block86 VERB --help tells the options of a verb.
+`
+}
+
+/** Runs the tool; `argv` is the command line behind its name. Resolves to the exit status. */
+export async function main(argv: readonly string[]): Promise<number> {
+  const [name, ...rest] = argv
+  if (name === undefined || name === 'help' || name === '--help' || name === '-h') {
+    process[name === undefined ? 'stderr' : 'stdout'].write(help())
+    return name === undefined ? 1 : 0
+  }
+  if (name === '--version' || name === '-V') {
+    process.stdout.write(`block86 ${version}\n`)
+    return 0
+  }
+  if (!Object.hasOwn(verbs, name)) {
+    process.stderr.write(`block86: unknown verb '${name}'; one of ${Object.keys(verbs).join(', ')}\n`)
+    return 1
+  }
+  try {
+    const verb = await verbs[name]!.load()
+    return await verb(rest, version)
+  } catch (error) {
+    process.stderr.write(`block86: ${messageOf(error)}\n`)
+    const status = typeof error === 'object' && error !== null ? Reflect.get(error, 'status') : undefined
+    return typeof status === 'number' ? status : 1
+  }
+}

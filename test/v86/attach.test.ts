@@ -1,0 +1,188 @@
+/** attachDrives: what it plugs in, in what order, and what it refuses. */
+import { afterEach, describe, expect, test } from 'vitest'
+import { BlockDevice } from '../../src/block/device.ts'
+import { Disk } from '../../src/block/disk.ts'
+import { BlockError } from '../../src/block/error.ts'
+import { Memory } from '../../src/block/protocols/memory.ts'
+import { attachDrives, type Drive, type Emulator } from '../../src/v86.ts'
+import { type Bare, bare, Program } from './bare.ts'
+
+let machines: Bare[] = []
+afterEach(async () => {
+  for (const machine of machines) await machine.close()
+  machines = []
+})
+
+async function machine(program = new Program(), options?: Parameters<typeof bare>[1]): Promise<Bare> {
+  const made = await bare(program, options)
+  machines.push(made)
+  return made
+}
+
+function disk(name: string, size = 1 << 20): Disk {
+  return new Disk(new BlockDevice(new Memory(size)), { name })
+}
+
+function virtio(name: string, options: Partial<Drive> = {}): Drive {
+  return { if: 'virtio', disk: disk(name), ...options } as Drive
+}
+
+const names = ({ cpu }: Bare) =>
+  cpu.devices.pci.devices.flatMap((device, bdf) =>
+    device?.name?.startsWith('virtio') || device?.name?.endsWith('ide') ? [[bdf >> 3, bdf & 7]] : [],
+  )
+
+describe('places', () => {
+  test('drives are on free slots in their order, where no device of v86 shares the interrupt', async () => {
+    const guest = await machine()
+    await attachDrives(
+      guest.emulator,
+      ['a', 'b', 'c'].map((name) => virtio(name)),
+    )
+    expect(names(guest).filter(([slot]) => slot !== 0x1e)).toEqual([
+      [3, 0],
+      [4, 0],
+      [0xf, 0],
+    ])
+  })
+
+  test('forty drives share slots as functions, and function 0 says so', async () => {
+    const guest = await machine()
+    await attachDrives(
+      guest.emulator,
+      Array.from({ length: 40 }, (_, index) => virtio(`d${index}`)),
+    )
+    const places = names(guest).filter(([slot]) => slot !== 0x1e)
+    expect(places).toHaveLength(40)
+    expect(places.slice(0, 4)).toEqual([
+      [2, 0],
+      [2, 1],
+      [3, 0],
+      [3, 1],
+    ])
+    const header = guest.cpu.devices.pci.device_spaces[2 << 3]![3]!
+    expect((header >>> 16) & 0x80).toBe(0x80)
+  })
+
+  test('a second call adds more', async () => {
+    const guest = await machine()
+    await attachDrives(guest.emulator, [virtio('a')])
+    await attachDrives(guest.emulator, [virtio('b')])
+    expect(names(guest).filter(([slot]) => slot !== 0x1e)).toHaveLength(2)
+  })
+
+  test('the firmware is told the boot order by paths', async () => {
+    const guest = await machine()
+    await attachDrives(guest.emulator, [virtio('a', { bootindex: 2 }), virtio('b', { bootindex: 1 }), virtio('c')])
+    const file = guest.cpu.option_roms.find(({ name }) => name === 'bootorder')!
+    expect(new TextDecoder().decode(file.data)).toBe('/pci@i0cf8/*@4/disk@0,0\n/pci@i0cf8/*@3/disk@0,0\0')
+  })
+
+  test('a serial given with the drive is the one that the guest sees', async () => {
+    const guest = await machine()
+    const one = disk('a')
+    await attachDrives(guest.emulator, [{ disk: one, serial: 'root' }])
+    expect(one.serial).toBe('root')
+  })
+})
+
+describe('refusals attach nothing', () => {
+  async function refused(guest: Bare, drives: readonly Drive[]): Promise<string> {
+    const before = names(guest)
+    const error = await attachDrives(guest.emulator, drives).then(
+      () => undefined,
+      (reason) => reason,
+    )
+    expect(error).toBeInstanceOf(BlockError)
+    expect(names(guest)).toEqual(before)
+    return error.message
+  }
+
+  test('a guest that runs', async () => {
+    const guest = await machine(new Program().say(1))
+    await guest.run(1)
+    expect(await refused(guest, [virtio('a')])).toBe(
+      'Cannot attach drives: the guest runs already; attach them right after new V86()',
+    )
+  })
+
+  test('the same disk twice', async () => {
+    const twice = disk('a')
+    expect(await refused(await machine(), [{ disk: twice }, { disk: twice }])).toBe('Cannot attach a twice')
+  })
+
+  test('an unknown interface', async () => {
+    const drive = { if: 'floppy', disk: disk('a') } as unknown as Drive
+    expect(await refused(await machine(), [virtio('b'), drive])).toContain(
+      "unknown interface 'floppy'; known are virtio",
+    )
+  })
+
+  test('a serial that a guest could not read', async () => {
+    const one = disk('a')
+    await refused(await machine(), [virtio('b', { serial: 'good' }), { disk: one, serial: 'ä' }])
+  })
+
+  test('more drives than a bus has places', async () => {
+    const drives = Array.from({ length: 300 }, (_, index) => virtio(`d${index}`))
+    expect(await refused(await machine(), drives)).toMatch(/Cannot attach 300 drives: the PCI bus has room for 2\d\d/)
+  })
+
+  test('an emulator without what we need', async () => {
+    const guest = await machine()
+    const other = { v86: { cpu: { ...guest.cpu, devices: { pci: {} } } }, get_instruction_counter: () => 0 }
+    await expect(attachDrives(other as unknown as Emulator, [virtio('a')])).rejects.toThrow(
+      /^Cannot attach drives: this v86 has no cpu\.[a-z._0-9]+; use the npm package v86 from 0\.5\.\d+ to 0\.5\.\d+$/,
+    )
+  })
+})
+
+describe('error policy', () => {
+  test('stop stops the guest, and running on tries the request again', async () => {
+    const guest = await machine(new Program().say(1).spin())
+    let fails = true
+    const bad = new Disk(
+      new BlockDevice({
+        name: 'bad',
+        size: 1 << 20,
+        read: () => {
+          if (fails) throw new BlockError('EIO', 'a bad sector')
+        },
+        write: () => {},
+      }),
+      { rerror: 'stop' },
+    )
+    const stops: string[] = []
+    await attachDrives(guest.emulator, [{ disk: bad }], { onStop: (_, error) => stops.push(error.message) })
+    await guest.run(1)
+    const { bytesVec } = await import('../../src/block/iovec.ts')
+    const read = bad.read(0, bytesVec(new Uint8Array(512)))
+    await expect.poll(() => guest.emulator.is_running()).toBe(false)
+    expect(stops).toEqual(['bad is stopped: a bad sector'])
+    fails = false
+    await guest.emulator.run()
+    await read
+    expect(bad.held).toBe(0)
+  })
+})
+
+test('close closes every disk, also when one fails, and only once', async () => {
+  const guest = await machine()
+  let closed = 0
+  const driver = (fail: boolean) =>
+    new Disk(
+      new BlockDevice({
+        name: 'x',
+        size: 512,
+        read: () => {},
+        close: () => {
+          closed++
+          if (fail) throw new BlockError('EIO', 'no')
+        },
+      }),
+    )
+  const drives = await attachDrives(guest.emulator, [{ disk: driver(true) }, { disk: driver(false) }])
+  await expect(drives.close()).rejects.toThrow('no')
+  await expect(drives.close()).rejects.toThrow('no')
+  expect(closed).toBe(2)
+})
