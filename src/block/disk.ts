@@ -53,6 +53,7 @@ type Direction = 'read' | 'write'
 interface Held {
   readonly retry: () => void
   readonly drop: () => void
+  readonly vector: IoVec | undefined
 }
 
 /** A disk in front of a device; offsets and lengths are bytes. Requests answer at once where the device does. */
@@ -182,7 +183,7 @@ export class Disk {
     try {
       later = this.device.read(at, into)
     } catch (error) {
-      return this.#failed('read', error, () => this.read(at, into))
+      return this.#failed('read', error, () => this.read(at, into), into)
     }
     if (isLater(later)) {
       return this.#track(
@@ -309,6 +310,18 @@ export class Disk {
     return this.drain()
   }
 
+  /**
+   * Takes back the held requests that nobody may be waiting for any more: those whose memory was revoked, and those without
+   * memory, which a controller sends again if it still wants them. Each rejects with ECANCELED.
+   */
+  dropHeld(): void {
+    for (const request of this.#held) {
+      if (request.vector !== undefined && !isRevoked(request.vector)) continue
+      this.#held.delete(request)
+      request.drop()
+    }
+  }
+
   /** Drains, flushes and closes the image, even if the flush fails. Held requests are dropped. A second call changes nothing. */
   close(): Now<void> {
     if (!this.#isClosed) {
@@ -354,7 +367,7 @@ export class Disk {
     try {
       later = start()
     } catch (error) {
-      return this.#failed(direction, error, retry)
+      return this.#failed(direction, error, retry, vector)
     }
     if (isLater(later)) return this.#track(later, direction, count, retry, vector)
     count()
@@ -382,21 +395,22 @@ export class Disk {
       },
       (error) => {
         end()
-        return this.#failed(direction, error, retry)
+        return this.#failed(direction, error, retry, vector)
       },
     )
   }
 
-  #failed(direction: Direction, error: unknown, retry: () => Now<void>): Now<void> {
+  #failed(direction: Direction, error: unknown, retry: () => Now<void>, vector?: IoVec): Now<void> {
     if (this.#isClosed || errnoOf(error) === 'ECANCELED') throw error
     this.stats.errors++
     const policy = direction === 'read' ? this.#rerror : this.#werror
     if (policy === 'ignore') return
-    if (policy === 'stop' || (policy === 'enospc' && errnoOf(error) === 'ENOSPC')) return this.#hold(error, retry)
+    if (policy === 'stop' || (policy === 'enospc' && errnoOf(error) === 'ENOSPC'))
+      return this.#hold(error, retry, vector)
     throw error
   }
 
-  #hold(error: unknown, retry: () => Now<void>): Promise<void> {
+  #hold(error: unknown, retry: () => Now<void>, vector: IoVec | undefined): Promise<void> {
     const reason = new BlockError(
       errnoOf(error),
       `${this.name} is stopped: ${error instanceof Error ? error.message : error}`,
@@ -414,6 +428,7 @@ export class Disk {
           }
         },
         drop: () => reject(canceled(this.name)),
+        vector,
       })
       for (const listener of this.#stopListeners) listener(reason)
     })
@@ -421,6 +436,15 @@ export class Disk {
 }
 
 const DURABLE: WriteOptions = { fua: true }
+
+function isRevoked(vector: IoVec): boolean {
+  try {
+    vector.views()
+    return false
+  } catch {
+    return true
+  }
+}
 
 function canceled(name: string): BlockError {
   return new BlockError('ECANCELED', `A request to ${name} was canceled`)

@@ -135,6 +135,23 @@ describe('error policy', () => {
   })
 })
 
+describe('dropHeld', () => {
+  test('takes back the held requests whose memory was revoked, and those without memory; the others stay', async () => {
+    const { faulty, disk } = make({ werror: 'stop' })
+    faulty.fail('write', 'EIO', 2)
+    faulty.fail('flush', 'EIO')
+    const revoked = sector(1)
+    const gone = outcome(() => disk.write(0, revoked))
+    const flush = outcome(() => disk.flush())
+    const kept = outcome(() => disk.write(512, sector(2)))
+    revoked.revoke()
+    disk.dropHeld()
+    expect([await gone, await flush, disk.held]).toEqual(['ECANCELED', 'ECANCELED', 1])
+    disk.resume()
+    expect(await kept).toBe('none')
+  })
+})
+
 describe('cancel', () => {
   test('a read that was under way never touches its memory, and completes as canceled', async () => {
     const { faulty, disk } = make({}, Memory.from(new Uint8Array(SIZE).fill(9)))
