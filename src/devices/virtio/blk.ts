@@ -5,7 +5,7 @@ import { zeroVec } from '../../block/iovec.ts'
 import { after, type Now, repeat, settle } from '../../block/now.ts'
 import type { Saved } from '../machine.ts'
 import { blkConfig, CONFIG_WRITEBACK, discardAlignment, type Geometry, setCapacity, setWriteback } from './blkconfig.ts'
-import type { Host, Model } from './device.ts'
+import type { Host, Model } from './model.ts'
 import type { Virtqueue } from './queue.ts'
 import {
   BlkRequest,
@@ -122,6 +122,9 @@ export class Blk implements Model<RunningRequest> {
   readonly #secureErase: RangeLimit | undefined
   /** The disk's write cache as its owner set it up, to which a reset returns. */
   readonly #writeCache: boolean
+  /** What the driver wants it to be. */
+  #wanted: boolean
+  #flushing = false
   readonly #id = new Uint8Array(20)
   #rules: Rules
 
@@ -132,6 +135,7 @@ export class Blk implements Model<RunningRequest> {
     this.#scsi = options.scsi
     this.#configWce = options.configWce ?? true
     this.#writeCache = disk.writeCache
+    this.#wanted = disk.writeCache
     this.queues = options.numQueues ?? 1
     this.queueSize = options.queueSize ?? 256
     const writes = !disk.readOnly
@@ -167,6 +171,10 @@ export class Blk implements Model<RunningRequest> {
 
   get held(): number {
     return this.#disk.held
+  }
+
+  drain(): Now<void> {
+    return this.#disk.drain()
   }
 
   #offered(options: BlkOptions): number[] {
@@ -295,21 +303,37 @@ export class Blk implements Model<RunningRequest> {
     if (!driver.has(F_CONFIG_WCE)) this.#setWriteCache(driver.has(F_FLUSH) && this.#writeCache)
   }
 
+  cancel(): void {
+    settle(() => this.#disk.cancel(), nothing, nothing)
+  }
+
   reset(): void {
-    const canceled = this.#disk.cancel()
-    settle(() => canceled, nothing, nothing)
     this.#setWriteCache(this.#writeCache)
     this.#rules = this.#makeRules()
   }
 
   #setWriteCache(on: boolean): void {
-    // What was written before is flushed with nobody to tell: the driver may not rely on it (5.2.6.1).
-    settle(() => this.#disk.setWriteCache(on), nothing, nothing)
+    this.#wanted = on
     setWriteback(this.config, on)
+    this.#applyWriteCache()
+  }
+
+  /**
+   * Turning the cache off flushes, with nobody to tell: the driver may not rely on it (5.2.6.1). A driver that turns it on and off
+   * meanwhile finds it off, which is safe, and gets no second flush.
+   */
+  #applyWriteCache(): void {
+    if (this.#flushing || this.#wanted === this.#disk.writeCache) return
+    this.#flushing = true
+    const done = () => {
+      this.#flushing = false
+      this.#applyWriteCache()
+    }
+    settle(() => this.#disk.setWriteCache(this.#wanted), done, done)
   }
 
   save(): Saved {
-    return { writeback: this.#disk.writeCache }
+    return { writeback: this.#wanted }
   }
 
   restore(saved: unknown): boolean {

@@ -1,8 +1,9 @@
 /** A virtio device without its transport: status, features, queues, and what interrupts (chapters 2 and 3). */
 import { BlockError } from '../../block/error.ts'
-import type { Now } from '../../block/now.ts'
+import { after, type Now } from '../../block/now.ts'
 import type { Bus, GuestMemory, Saved } from '../machine.ts'
 import type { Chain } from './chain.ts'
+import type { Host, Model } from './model.ts'
 import { Virtqueue } from './queue.ts'
 import {
   F_ANY_LAYOUT,
@@ -30,55 +31,6 @@ const ISR_CONFIG = 2
  */
 const DOORBELL_BYTES = 8 << 20
 const BUFFER_BYTES = 4096
-
-/** What a kind of device, such as a disk, adds to what all virtio devices do. `C` is a buffer of its queues. */
-export interface Model<C extends Chain> {
-  /** What messages call it. */
-  readonly name: string
-  /** Virtio device ID, chapter 5. */
-  readonly deviceId: number
-  /** PCI class code, 24 bits. */
-  readonly classCode: number
-  /** Feature bits of its own, offered through either interface. */
-  readonly features: readonly number[]
-  /** Feature bits that only the legacy interface offers. */
-  readonly legacyFeatures: readonly number[]
-  readonly queues: number
-  /** Most entries of a queue, a power of two. */
-  readonly queueSize: number
-  /** The device configuration space, as the driver reads it. */
-  readonly config: Uint8Array
-  /** Requests that the host holds back until someone resumes them; nothing waits for those. */
-  readonly held: number
-  /** Makes a buffer. */
-  chain(queue: Virtqueue<C>): C
-  /** Does what a buffer asks for and calls {@link Virtqueue.finish}, at once or later; or answers why the buffer makes no sense. */
-  execute(chain: C): string | undefined
-  /** The driver writes a byte of the configuration space. */
-  writeConfig(at: number, value: number): void
-  /** The driver has said which features it accepts; a legacy driver may do so again. */
-  negotiated(): void
-  /** The driver is ready to drive the device (3.1.1, step 8). */
-  ready(): void
-  /** Takes back all requests that were given to the host; each still ends. */
-  reset(): void
-  save(): Saved
-  /** Takes up a saved state after a reset; false if it is none. */
-  restore(saved: unknown): boolean
-}
-
-/** What a model may ask of its device. */
-export interface Host {
-  readonly memory: GuestMemory
-  /** Feature bits that the driver accepted. */
-  readonly driver: Features
-  /** Whether the driver uses the legacy interface. */
-  readonly legacy: boolean
-  /** The configuration space has changed: tells the driver (2.3). */
-  configChanged(): void
-  /** A request is now held back. */
-  heldBack(): void
-}
 
 export interface RingOptions {
   /** Offer VIRTIO_F_RING_PACKED; default false. */
@@ -112,6 +64,7 @@ export class VirtioDevice<C extends Chain, M extends Model<C> = Model<C>> implem
   readonly #interrupt: (asserted: boolean) => void
   readonly #unserved = new Set<Virtqueue<C>>()
   readonly #resetting = new Set<Virtqueue<C>>()
+  readonly #replaced = new Set<Virtqueue<C>>()
   #restored: Restored<C>[] = []
   #turnAsked = false
   #status = 0
@@ -132,7 +85,7 @@ export class VirtioDevice<C extends Chain, M extends Model<C> = Model<C>> implem
     this.#interrupt = transport.interrupt
     this.model = make(this)
     const { model } = this
-    const common = [...model.features, F_ANY_LAYOUT]
+    const common = [...model.features]
     if (options.indirectDesc !== false) common.push(F_INDIRECT_DESC)
     if (options.eventIdx !== false) common.push(F_EVENT_IDX)
     const modern = [...common, F_VERSION_1]
@@ -140,7 +93,7 @@ export class VirtioDevice<C extends Chain, M extends Model<C> = Model<C>> implem
     if (options.inOrder) modern.push(F_IN_ORDER)
     if (options.ringReset !== false) modern.push(F_RING_RESET)
     this.offered = new Features(modern)
-    this.offeredLegacy = new Features([...common, ...model.legacyFeatures, F_NOTIFY_ON_EMPTY])
+    this.offeredLegacy = new Features([...common, ...model.legacyFeatures, F_NOTIFY_ON_EMPTY, F_ANY_LAYOUT])
     this.queues = Array.from({ length: model.queues }, (_, index) => this.#queue(index))
   }
 
@@ -171,7 +124,7 @@ export class VirtioDevice<C extends Chain, M extends Model<C> = Model<C>> implem
   /** The driver writes the device status; 0 resets the device (2.1.1, 2.4). */
   writeStatus(value: number): void {
     if (value === 0) {
-      this.reset()
+      this.#powerOn()
       return
     }
     const before = this.#status
@@ -199,7 +152,8 @@ export class VirtioDevice<C extends Chain, M extends Model<C> = Model<C>> implem
   /** Enables a queue where the driver placed it (4.1.5.1.3). */
   enable(queue: Virtqueue<C>): void {
     if (queue.enabled || this.#resetting.has(queue) || !(this.#status & STATUS_FEATURES_OK)) return
-    if (!queue.enable(this.driver)) this.#fail(`queue ${queue.index} is not in RAM`)
+    if (!queue.enable(this.driver))
+      this.#fail(`queue ${queue.index} is not in RAM, or of a size that its format does not have`)
   }
 
   /** Enables a queue through the legacy interface. */
@@ -208,7 +162,8 @@ export class VirtioDevice<C extends Chain, M extends Model<C> = Model<C>> implem
       this.legacy = true
       this.model.negotiated()
     }
-    if (!queue.enable(this.driver)) this.#fail(`queue ${queue.index} is not in RAM`)
+    if (!queue.enable(this.driver))
+      this.#fail(`queue ${queue.index} is not in RAM, or of a size that its format does not have`)
   }
 
   /** Resets one queue (2.6.1); {@link isResetting} until the host has let go of its buffers. */
@@ -254,27 +209,16 @@ export class VirtioDevice<C extends Chain, M extends Model<C> = Model<C>> implem
     this.#settleWaiters()
   }
 
-  /** Power-on state. Completes when the host has let go of all requests, which may be after a new driver has come. */
+  /** Power-on state. Completes when the host has let go of all requests. */
   reset(): Now<void> {
-    if (this.#status !== 0) this.#statusBefore = this.#status
-    this.#status = 0
-    this.#forget()
-    this.driver.clear()
-    this.legacy = false
-    this.generation = 0
-    this.fault = undefined
-    if (this.#isr !== 0) {
-      this.#isr = 0
-      this.#interrupt(false)
-    }
-    if (!this.#lettingGo) return
-    return this.#when(() => !this.#lettingGo)
+    this.#powerOn()
+    if (this.#lettingGo) return this.#when(() => !this.#lettingGo)
   }
 
   /** Completes when no request is with the host, but for those that it holds back. */
   drain(): Now<void> {
     const drained = () => this.#withHost() <= this.model.held
-    if (!drained()) return this.#when(drained)
+    return after(this.model.drain(), () => (drained() ? undefined : this.#when(drained)))
   }
 
   save(): Saved {
@@ -330,6 +274,11 @@ export class VirtioDevice<C extends Chain, M extends Model<C> = Model<C>> implem
 
   #serve(queue: Virtqueue<C>): void {
     if (queue.serving || !this.#runs) return
+    if (queue.abandoned > 0) {
+      // A legacy driver placed the queue anew without a reset; the host still has what was in the old one.
+      this.#replaced.add(queue)
+      return
+    }
     if (this.#restored.length > 0) this.#restart()
     queue.serving = true
     let budget = DOORBELL_BYTES
@@ -400,12 +349,22 @@ export class VirtioDevice<C extends Chain, M extends Model<C> = Model<C>> implem
     if (before === 0) this.#interrupt(true)
   }
 
-  #forget(): void {
+  #powerOn(): void {
+    if (this.#status !== 0) this.#statusBefore = this.#status
+    this.#status = 0
     this.#dropRestored()
     this.#unserved.clear()
     this.#resetting.clear()
     for (const queue of this.queues) queue.reset()
-    this.#lettingGo = this.queues.some((queue) => queue.abandoned > 0)
+    if (!this.#lettingGo && this.queues.some((queue) => queue.abandoned > 0)) {
+      this.#lettingGo = true
+      this.model.cancel()
+    }
+    this.driver.clear()
+    this.legacy = false
+    this.generation = 0
+    this.fault = undefined
+    this.readIsr()
     this.model.reset()
   }
 
@@ -416,10 +375,12 @@ export class VirtioDevice<C extends Chain, M extends Model<C> = Model<C>> implem
   }
 
   #ended(queue: Virtqueue<C>): void {
-    if (queue.abandoned === 0 && this.#resetting.size > 0) this.#resetting.delete(queue)
-    if (this.#lettingGo && this.queues.every((each) => each.abandoned === 0)) {
-      this.#lettingGo = false
-      this.resume()
+    if (queue.abandoned === 0) {
+      if (this.#resetting.size > 0) this.#resetting.delete(queue)
+      if (this.#lettingGo && this.queues.every((each) => each.abandoned === 0)) {
+        this.#lettingGo = false
+        this.resume()
+      } else if (this.#replaced.delete(queue)) this.#serve(queue)
     }
     if (this.#waiters.length > 0) this.#settleWaiters()
   }

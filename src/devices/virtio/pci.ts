@@ -4,7 +4,8 @@ import { BlockError } from '../../block/error.ts'
 import type { Bus, PciDevice, PciFactory, Saved, Window } from '../machine.ts'
 import { type PciCapability, PciConfig } from '../pci.ts'
 import type { Chain } from './chain.ts'
-import { type Host, type Model, type RingOptions, VirtioDevice } from './device.ts'
+import { type RingOptions, VirtioDevice } from './device.ts'
+import type { Host, Model } from './model.ts'
 import { type Register, Registers, readBytes } from './registers.ts'
 
 export interface VirtioPciOptions extends RingOptions {
@@ -70,10 +71,7 @@ export class VirtioPci<C extends Chain = Chain, M extends Model<C> = Model<C>> i
   constructor(bus: Bus, options: VirtioPciOptions, make: (host: Host) => M) {
     this.device = new VirtioDevice<C, M>(bus, options, make, {
       mayAccessMemory: () => this.config.busMaster,
-      interrupt: (asserted) => {
-        this.config.setInterruptStatus(asserted)
-        bus.intx(asserted)
-      },
+      interrupt: (asserted) => bus.intx(asserted),
     })
     const { model } = this.device
     this.name = model.name

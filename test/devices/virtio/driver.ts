@@ -131,7 +131,7 @@ export class Driver {
     this.options = options
     this.face = options.face ?? 'modern'
     this.ring = options.ring ?? 'split'
-    this.bus = testBus({ ramSize: options.ramSize ?? 8 << 20 })
+    this.bus = testBus({ ramSize: options.ramSize ?? 2 << 20 })
     this.disk = new Disk(asDevice(options.on ?? new Memory(1 << 20)), options.disk)
     this.slot = plug(this.bus, virtioBlk(this.disk, { packed: this.ring === 'packed', ...options.device }))
     this.#findStructures()
