@@ -14,7 +14,8 @@ export interface Space {
 }
 
 const MAX_RUNS = 16384
-const GROW_LEAST = 4 << 20
+/** The file grows ahead of its use by an eighth, within these bounds: at least 16 clusters, at most 64 MiB. */
+const GROW_LEAST = 16
 const GROW_MOST = 64 << 20
 /** Clusters past the file's end that may turn out to be in use, as after a crash, before the image counts as damaged. */
 const MAX_REFUSED = 4096
@@ -149,14 +150,16 @@ export class Allocator {
   }
 
   #claim(space: Space): Now<Space> {
-    return after(this.#counts.claim(space.cluster, space.count), (claimed) => {
-      if (claimed > 0) {
-        this.#refused = 0
-        return { cluster: space.cluster, count: claimed, zeroed: space.zeroed }
-      }
-      if (++this.#refused > MAX_REFUSED) throw this.#counts.corrupt('clusters after the end of the file are in use')
-      return this.take(space.count)
-    })
+    return after(this.#extend((space.cluster + space.count) * this.#clusterSize), () =>
+      after(this.#counts.claim(space.cluster, space.count), (claimed) => {
+        if (claimed > 0) {
+          this.#refused = 0
+          return { cluster: space.cluster, count: claimed, zeroed: space.zeroed }
+        }
+        if (++this.#refused > MAX_REFUSED) throw this.#counts.corrupt('clusters after the end of the file are in use')
+        return this.take(space.count)
+      }),
+    )
   }
 
   #grow(count: number): Now<Space> {
@@ -217,7 +220,7 @@ export class Allocator {
   #extend(end: number): Now<void> {
     if (end <= this.#file.size) return
     if (this.#growing !== undefined) return this.#growing.then(() => this.#extend(end))
-    const step = Math.min(Math.max(GROW_LEAST, this.#file.size / 8), GROW_MOST)
+    const step = Math.min(Math.max(GROW_LEAST * this.#clusterSize, this.#file.size / 8), GROW_MOST)
     this.#grown = true
     const grown = rescue(
       () => this.#file.resize(Math.ceil((end + step) / this.#clusterSize) * this.#clusterSize),

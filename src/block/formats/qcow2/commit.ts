@@ -9,6 +9,11 @@ import { fixedBytes, type Header } from './header.ts'
 import type { Patch } from './pages.ts'
 import type { Refcounts } from './refcounts.ts'
 
+/** The points of a commit where what was written so far must be durable before what follows. */
+export const BARRIERS = ['blocks', 'table', 'links', 'commit'] as const
+/** One of {@link BARRIERS}, or the flush of a guest when there is nothing to commit. */
+export type Barrier = (typeof BARRIERS)[number] | 'flush'
+
 /** What a commit works on. */
 export interface CommitParts {
   readonly file: BlockDevice
@@ -18,6 +23,8 @@ export interface CommitParts {
   readonly map: ClusterMap
   readonly allocator: Allocator
   readonly traffic: Traffic
+  /** Takes the place of every barrier; for tests, which leave one out. */
+  readonly barrier: ((barrier: Barrier, flush: () => Now<void>) => Now<void>) | undefined
 }
 
 /**
@@ -73,7 +80,7 @@ export class Commit {
   }
 
   #start(): Now<void> {
-    if (!this.#dirty()) return this.#barrier()
+    if (!this.#dirty()) return this.#barrier('flush')
     const running = this.#commit().finally(() => {
       this.#running = undefined
     })
@@ -89,17 +96,17 @@ export class Commit {
     const place = { offset: header.refcountTableOffset, clusters: header.refcountTableClusters }
     try {
       await this.#write(countPatches.blocks)
-      if (countPatches.fresh) await this.#barrier()
+      if (countPatches.fresh) await this.#barrier('blocks')
       await this.#write(countPatches.table)
       if (countPatches.moved) {
-        await this.#barrier()
+        await this.#barrier('table')
         header.refcountTableOffset = countPatches.tableOffset
         header.refcountTableClusters = countPatches.tableClusters
         await this.writeHeader()
       }
-      if (mapPatches.links) await this.#barrier()
+      if (mapPatches.links) await this.#barrier('links')
       await this.#write(mapPatches.patches)
-      await this.#barrier()
+      await this.#barrier('commit')
     } catch (error) {
       header.refcountTableOffset = place.offset
       header.refcountTableClusters = place.clusters
@@ -143,9 +150,9 @@ export class Commit {
     )
   }
 
-  #barrier(): Now<void> {
-    const { file, dataFile } = this.#parts
-    if (dataFile === undefined) return file.flush()
-    return all([dataFile.flush(), file.flush()])
+  #barrier(which: Barrier): Now<void> {
+    const { file, dataFile, barrier } = this.#parts
+    const flush = () => (dataFile === undefined ? file.flush() : all([dataFile.flush(), file.flush()]))
+    return barrier === undefined ? flush() : barrier(which, flush)
   }
 }

@@ -1,0 +1,158 @@
+/** Uses of host clusters, counted anew; and a refcount structure made of them, beside the old one. */
+import type { BlockDevice } from '../../device.ts'
+import { BlockError } from '../../error.ts'
+import { bytesVec } from '../../iovec.ts'
+import { readPadded } from '../../mover.ts'
+import { type Header, MAX_REFCOUNT_TABLE_BYTES } from './header.ts'
+import { maxCount, readCount, writeCount } from './refcounts.ts'
+
+const CHUNK = 4096
+
+/** A sparse array of counts, two bytes each where they are small. */
+export class Tally {
+  readonly #chunks = new Map<number, Uint16Array>()
+  readonly #large = new Map<number, number>()
+  #end = 0
+
+  /** One more than the last cluster that was counted. */
+  get end(): number {
+    return this.#end
+  }
+
+  get(cluster: number): number {
+    const count = this.#chunks.get(Math.floor(cluster / CHUNK))?.[cluster % CHUNK] ?? 0
+    return count === 0xffff ? this.#large.get(cluster)! : count
+  }
+
+  set(cluster: number, count: number): void {
+    const key = Math.floor(cluster / CHUNK)
+    let chunk = this.#chunks.get(key)
+    if (chunk === undefined) {
+      if (count === 0) return
+      this.#chunks.set(key, (chunk = new Uint16Array(CHUNK)))
+    }
+    if (count >= 0xffff) this.#large.set(cluster, count)
+    chunk[cluster % CHUNK] = Math.min(count, 0xffff)
+    if (count > 0 && cluster >= this.#end) this.#end = cluster + 1
+  }
+
+  add(cluster: number, uses = 1): void {
+    this.set(cluster, this.get(cluster) + uses)
+  }
+
+  /** Calls `visit` with every cluster whose count is not 0, in no order. */
+  forEach(visit: (cluster: number, count: number) => void): void {
+    for (const [key, chunk] of this.#chunks) {
+      for (let index = 0; index < CHUNK; index++) {
+        if (chunk[index] !== 0) visit(key * CHUNK + index, this.get(key * CHUNK + index))
+      }
+    }
+  }
+}
+
+/** Reads what the image's own refcounts say. Blocks that cannot be read as such are left out, and `bad` hears of them. */
+export async function loadCounts(
+  file: BlockDevice,
+  header: Header,
+  bad: (what: string) => void = () => {},
+): Promise<{ counts: Tally; blocks: number[] }> {
+  const clusterSize = 2 ** header.clusterBits
+  const perBlock = (clusterSize * 8) / 2 ** header.refcountOrder
+  const table = new Uint8Array(header.refcountTableClusters * clusterSize)
+  await readPadded(file, header.refcountTableOffset, bytesVec(table))
+  const view = new DataView(table.buffer)
+  const counts = new Tally()
+  const blocks: number[] = []
+  const bytes = new Uint8Array(clusterSize)
+  for (let index = 0; index * 8 < table.length; index++) {
+    const high = view.getUint32(index * 8)
+    const offset = high * 2 ** 32 + view.getUint32(index * 8 + 4)
+    if (offset === 0) continue
+    if (offset % clusterSize !== 0 || offset >= file.size) {
+      bad(`refcount block ${index} is at ${offset}, which cannot be`)
+      continue
+    }
+    blocks.push(offset)
+    await readPadded(file, offset, bytesVec(bytes))
+    for (let each = 0; each < perBlock; each++) {
+      const count = readCount(bytes, header.refcountOrder, each)
+      if (count !== 0) counts.set(index * perBlock + each, count)
+    }
+  }
+  return { counts, blocks }
+}
+
+/** A refcount structure that is on the medium, but that no header shows yet. */
+export interface NewRefcounts {
+  readonly refcountTableOffset: number
+  readonly refcountTableClusters: number
+  /** End of the structure, bytes. */
+  readonly end: number
+}
+
+/**
+ * Writes a whole refcount structure for `counts`, which must not count any refcount structure, from cluster `first` on, after
+ * all that is in use. EFBIG if a count has too many bits or the table would pass its limit. Not yet durable.
+ */
+export async function writeCounts(
+  name: string,
+  file: BlockDevice,
+  header: Header,
+  counts: Tally,
+  first: number,
+): Promise<NewRefcounts> {
+  const clusterSize = 2 ** header.clusterBits
+  const { refcountOrder } = header
+  const perBlock = (clusterSize * 8) / 2 ** refcountOrder
+  const used = new Set<number>()
+  const most = maxCount(refcountOrder)
+  counts.forEach((cluster, count) => {
+    if (count > most) {
+      throw new BlockError(
+        'EFBIG',
+        `Cannot count the clusters of ${name}: ${count} uses are too many for its refcounts`,
+      )
+    }
+    used.add(Math.floor(cluster / perBlock))
+  })
+  let tableClusters = 1
+  for (;;) {
+    const total = tableClusters + used.size
+    const last = first + total - 1
+    let grown = false
+    for (let block = Math.floor(first / perBlock); block <= Math.floor(last / perBlock); block++) {
+      if (used.has(block)) continue
+      used.add(block)
+      grown = true
+    }
+    const entries = Math.max(...used) + 1
+    const needed = Math.ceil((entries * 8) / clusterSize)
+    if (needed > tableClusters) {
+      tableClusters = needed
+      grown = true
+    }
+    if (!grown) break
+  }
+  if (tableClusters * clusterSize > MAX_REFCOUNT_TABLE_BYTES) {
+    throw new BlockError('EFBIG', `Cannot count the clusters of ${name}: its refcount table would pass 8 MiB`)
+  }
+  const blocks = [...used].sort((a, b) => a - b)
+  const end = first + tableClusters + blocks.length
+  const table = new Uint8Array(tableClusters * clusterSize)
+  const view = new DataView(table.buffer)
+  if (file.size < end * clusterSize) await file.resize(end * clusterSize)
+  const bytes = new Uint8Array(clusterSize)
+  for (const [order, block] of blocks.entries()) {
+    const place = first + tableClusters + order
+    view.setUint32(block * 8, Math.floor((place * clusterSize) / 2 ** 32))
+    view.setUint32(block * 8 + 4, (place * clusterSize) >>> 0)
+    for (let index = 0; index < perBlock; index++) {
+      const cluster = block * perBlock + index
+      const own = cluster >= first && cluster < end ? 1 : 0
+      writeCount(bytes, refcountOrder, index, counts.get(cluster) + own)
+    }
+    await file.write(place * clusterSize, bytesVec(bytes))
+  }
+  await file.write(first * clusterSize, bytesVec(table))
+  return { refcountTableOffset: first * clusterSize, refcountTableClusters: tableClusters, end: end * clusterSize }
+}

@@ -1,0 +1,41 @@
+/** qcow2 after power cuts: nothing flushed is lost, nothing is corrupt. */
+import { afterAll, describe, expect, test } from 'vitest'
+import { lacks, temporaryFolder } from '../tools.ts'
+import { explore } from './explorer.ts'
+import { record, workloads } from './qcow2.ts'
+
+const folder = temporaryFolder()
+afterAll(() => folder.remove())
+const states = Number(process.env.BLOCK86_CRASH_STATES ?? 500)
+const seed = Number(process.env.BLOCK86_SEED ?? Date.now() % 2 ** 31)
+
+describe('a power cut at any moment', () => {
+  const qemuEvery = lacks('qemu-img') ? 0 : Math.ceil(states / 20)
+  for (const workload of workloads) {
+    test(`qcow2: ${workload.name}`, async () => {
+      const recording = await record(workload, seed)
+      const found = await explore(recording, { states, seed, qemuEvery, file: folder.file('state.qcow2') })
+      expect(found.failure).toBeUndefined()
+      expect(found.states).toBeGreaterThan(states / 3)
+    })
+  }
+})
+
+describe('a barrier that is left out', () => {
+  for (const [barrier, name] of [
+    ['blocks', 'the refcount table moves'],
+    ['table', 'the refcount table moves'],
+    ['links', 'copy-up over a backing file'],
+    ['commit', 'allocating and overwriting writes'],
+    ['flush', 'overwriting writes'],
+  ] as const) {
+    test(`qcow2: ${barrier}`, async () => {
+      const workload = workloads.find((each) => each.name === name)!
+      const recording = await record(workload, seed, {
+        barrier: (which, flush) => (which === barrier ? undefined : flush()),
+      })
+      const found = await explore(recording, { states: 20_000, seed })
+      expect(found.failure, `not found in ${found.states} states with BLOCK86_SEED=${seed}`).toBeDefined()
+    })
+  }
+})
