@@ -23,6 +23,8 @@ const variants: [string, FileOptions][] = [
   ['a file', {}],
   ['a file with aio=threads, never at once', { aio: 'threads', immediate: false }],
   ['a file with aio=io_uring, never at once', { aio: 'io_uring', immediate: false }],
+  ['a file with O_DIRECT and aio=threads', { aio: 'threads', direct: true }],
+  ['a file with O_DIRECT and aio=io_uring', { aio: 'io_uring', direct: true }],
 ]
 for (const [name, options] of variants) {
   let last = ''
@@ -35,6 +37,13 @@ for (const [name, options] of variants) {
     reopen: () => host.openFile(last, options),
   })
 }
+
+driverConformance({
+  name: 'a file with O_DIRECT whose end is no whole block',
+  size: 1_050_113,
+  sizeUnit: 1,
+  make: (size) => host.openFile(fresh(size), { direct: true }),
+})
 
 driverConformance({
   name: 'a temporary file',

@@ -1,65 +1,80 @@
-/** Files and host block devices. */
-import { randomUUID } from 'node:crypto'
+/** An open file or host block device as a driver. */
 import fs from 'node:fs'
-import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
-import type { BlockDriver, WriteOptions } from '../../device.ts'
+import type { BlockDriver, Extent, WriteOptions, ZeroOptions } from '../../device.ts'
 import { BlockError, errnoOf } from '../../error.ts'
 import type { IoVec } from '../../iovec.ts'
 import type { Now } from '../../now.ts'
-import type { FileOptions, Preallocation } from '../../protocol.ts'
 import type { Engine } from './engine.ts'
-import { EAGAIN, EOPNOTSUPP, hostError, nodeError } from './failure.ts'
-import { type Libc, libc, RWF_NOWAIT } from './libc.ts'
-import { lockImage, refuseIfUsed } from './lock.ts'
-import { ring, ringReason } from './ring.ts'
-import { threads } from './threads.ts'
-import { uring } from './uring.ts'
-import { Addresses, IOV_MAX, rest } from './vector.ts'
-
-const { O_CREAT, O_DIRECT, O_EXCL, O_RDONLY, O_RDWR } = fs.constants
+import { EAGAIN, nodeError } from './failure.ts'
+import { type Libc, RWF_NOWAIT } from './libc.ts'
+import type { Medium } from './medium.ts'
+import { pace } from './pace.ts'
+import { type Addresses, IOV_MAX, rest } from './vector.ts'
 
 /** Longest read that is tried at once, bytes: copying more would hold up the guest's CPU for too long. */
-const IMMEDIATE_MAX = 1 << 20
+const READ_MAX = 1 << 20
+/** Most that one call of the kernel copies between files, bytes, so that it ends when it is wanted. */
+const COPY_STEP = 16 << 20
 
-const openLater = promisify(fs.open)
 const statLater = promisify(fs.fstat)
 const closeLater = promisify(fs.close)
-const truncateLater = promisify(fs.ftruncate)
-const syncLater = promisify(fs.fsync)
-const writeLater = (fd: number, bytes: Uint8Array, start: number, length: number, at: number) =>
-  promisify(fs.write)(fd, bytes, start, length, at).then(({ bytesWritten }) => bytesWritten)
 
-class FileDriver implements BlockDriver {
-  readonly name = 'file'
+/** A way through the page cache beside one that bypasses it; opened when it is first needed. */
+export interface Tail {
+  engine(): Engine
+  close(): Promise<void>
+}
+
+/** What an open file consists of. */
+export interface FileParts {
+  readonly path: string
+  readonly fd: number
+  readonly medium: Medium
+  readonly readOnly: boolean
+  readonly engine: Engine
+  /** Of offsets and lengths, bytes. */
+  readonly align: number
+  /** For the file's last bytes when they are no whole unit of `align`. */
+  readonly tail: Tail
+  /** Answers at once from and into the page cache; absent, every request goes to the engine. */
+  readonly immediate?: { readonly libc: Libc; readonly addresses: Addresses } | undefined
+  readonly libc: Libc | undefined
+}
+
+export class FileDriver implements BlockDriver {
+  readonly name: string
   readonly fua = true
   readonly readOnly: boolean
-  readonly #path: string
-  readonly #fd: number
-  readonly #engine: Engine
-  readonly #libc: Libc | undefined
-  readonly #addresses: Addresses | undefined
+  readonly align: number
+  readonly discardGranularity: number
+  readonly canDiscard: boolean
+  readonly parts: FileParts
   readonly #iov = new Uint32Array(4 * IOV_MAX)
   #size: number
-  #immediate: boolean
-  /** Writes that completed, and how many of them the last sync that succeeded covers; the file's past counts as one write. */
-  #written = 1
+  #readsNow: boolean
+  #writesNow: boolean
+  /** Changes that completed, and how many of them the last sync that succeeded covers; the file's past counts as one. */
+  #changed = 1
   #synced = 0
   #syncing: { covers: number; done: Promise<void> } | undefined
   /** After a sync has failed the kernel may have dropped what it could not write: nothing is durable until it is opened anew. */
   #broken: BlockError | undefined
+  /** The data extent that was found last; the file's own writes only add to it. */
+  #data = { start: 0, end: 0 }
   #busy = 0
   #idle: (() => void) | undefined
 
-  constructor(path: string, fd: number, size: number, engine: Engine, options: FileOptions) {
-    this.#path = path
-    this.#fd = fd
-    this.#size = size
-    this.#engine = engine
-    this.readOnly = options.readOnly ?? false
-    this.#libc = libc()
-    this.#addresses = this.#libc && new Addresses(this.#libc)
-    this.#immediate = this.#libc !== undefined && !options.direct && (options.immediate ?? true)
+  constructor(parts: FileParts) {
+    this.parts = parts
+    this.name = parts.medium.kind
+    this.readOnly = parts.readOnly
+    this.align = parts.align
+    this.#size = parts.medium.size
+    this.canDiscard = parts.medium.space !== undefined
+    this.discardGranularity = Math.max(parts.medium.space?.granularity ?? 1, parts.align)
+    this.#readsNow = parts.immediate !== undefined
+    this.#writesNow = parts.immediate !== undefined
   }
 
   get size(): number {
@@ -67,25 +82,32 @@ class FileDriver implements BlockDriver {
   }
 
   read(at: number, into: IoVec): Now<void> {
-    const done = this.#immediate && into.byteLength <= IMMEDIATE_MAX ? this.#readNow(at, into) : 0
+    const done = this.#readsNow && into.byteLength <= READ_MAX ? this.#readNow(at, into) : 0
     if (done === into.byteLength) return
-    return this.#track(this.#engine.read(at + done, rest(into, done)))
+    return this.#track(this.#split(at + done, rest(into, done), (engine, start, part) => engine.read(start, part)))
   }
 
-  write(at: number, from: IoVec, options?: WriteOptions): Promise<void> {
+  write(at: number, from: IoVec, options?: WriteOptions): Now<void> {
     this.#check()
     const durable = options?.fua === true
-    const atOnce = durable && this.#engine.durableWrites
+    let done = 0
+    if (this.#writesNow && !durable && this.#syncing === undefined) {
+      done = this.#writeNow(at, from)
+      if (done > 0) this.#changed++
+      if (done === from.byteLength) return
+    }
+    const atOnce = durable && this.parts.engine.durableWrites
+    const put = this.#split(at + done, rest(from, done), (engine, start, part) => engine.write(start, part, atOnce))
     return this.#track(
-      this.#engine.write(at, from, atOnce).then(
+      put.then(
         () => {
           if (atOnce) return
-          this.#written++
+          this.#changed++
           if (durable) return this.flush()
         },
         (error) => {
-          this.#written++
-          if (atOnce && errnoOf(error) === 'EIO') this.#broken = nodeError(error, `Cannot write to ${this.#path}`)
+          this.#changed++
+          if (atOnce && errnoOf(error) === 'EIO') this.#broken = nodeError(error, `Cannot write to ${this.parts.path}`)
           throw error
         },
       ),
@@ -94,18 +116,18 @@ class FileDriver implements BlockDriver {
 
   flush(): Now<void> {
     this.#check()
-    const covers = this.#written
+    const covers = this.#changed
     if (covers === this.#synced) return
     if (this.#syncing?.covers === covers) return this.#syncing.done
     const done = this.#track(
-      this.#engine.sync().then(
+      this.parts.engine.sync().then(
         () => {
           if (this.#syncing?.done === done) this.#syncing = undefined
           this.#check()
           if (covers > this.#synced) this.#synced = covers
         },
         (error) => {
-          this.#broken = nodeError(error, `Cannot flush ${this.#path}`)
+          this.#broken = nodeError(error, `Cannot flush ${this.parts.path}`)
           throw error
         },
       ),
@@ -114,19 +136,62 @@ class FileDriver implements BlockDriver {
     return done
   }
 
+  zero(at: number, length: number, options?: ZeroOptions): Promise<void> {
+    const { space } = this.parts.medium
+    if (space === undefined) throw new BlockError('ENOTSUP', `Cannot zero ${this.parts.path} without the C library`)
+    return this.#change(space.zero(at, length, options?.unmap === true))
+  }
+
+  discard(at: number, length: number): Now<void> {
+    const { space } = this.parts.medium
+    if (space === undefined)
+      throw new BlockError('ENOTSUP', `Cannot discard in ${this.parts.path} without the C library`)
+    const unit = this.discardGranularity
+    const start = Math.ceil(at / unit) * unit
+    const end = at + length === this.#size ? this.#size : Math.floor((at + length) / unit) * unit
+    if (end > start) return this.#change(space.discard(start, end - start))
+  }
+
+  status(at: number, length: number): Now<Extent> {
+    const { space } = this.parts.medium
+    if (space === undefined) return { length, kind: 'data' }
+    if (at >= this.#data.start && at < this.#data.end)
+      return { length: Math.min(length, this.#data.end - at), kind: 'data' }
+    const asked = this.#changed
+    return this.#track(
+      space.status(at, length).then((extent) => {
+        if (extent.kind === 'data' && asked === this.#changed) this.#data = { start: at, end: at + extent.length }
+        return extent
+      }),
+    )
+  }
+
   resize(size: number): Now<void> {
     this.#check()
+    if (this.parts.medium.kind !== 'file') {
+      throw new BlockError('ENOTSUP', `Cannot resize ${this.parts.path}: a device has the size it has`)
+    }
     try {
-      fs.ftruncateSync(this.#fd, size)
+      fs.ftruncateSync(this.parts.fd, size)
     } catch (error) {
-      throw nodeError(error, `Cannot resize ${this.#path} to ${size} bytes`)
+      throw nodeError(error, `Cannot resize ${this.parts.path} to ${size} bytes`)
     }
     this.#size = size
-    this.#written++
+    this.#forget()
   }
 
   async allocated(): Promise<number> {
-    return (await statLater(this.#fd)).blocks * 512
+    return this.parts.medium.kind === 'file' ? (await statLater(this.parts.fd)).blocks * 512 : this.#size
+  }
+
+  /** Copies inside the host, without a byte passing through here; answers how many bytes, 0 if it cannot. */
+  async copyTo(at: number, to: BlockDriver, toAt: number, length: number): Promise<number> {
+    const { libc } = this.parts
+    if (!(to instanceof FileDriver) || libc === undefined || to.parts.medium.kind !== 'file') return 0
+    const wanted = Math.min(length, COPY_STEP)
+    const copied = this.#track(libc.copyFileRange(this.parts.fd, at, to.parts.fd, toAt, wanted))
+    await to.#change(copied.then(() => {}))
+    return Math.max(await copied, 0)
   }
 
   async close(): Promise<void> {
@@ -135,19 +200,21 @@ class FileDriver implements BlockDriver {
         this.#idle = resolve
       })
     }
-    await closeLater(this.#fd)
+    await this.parts.tail.close()
+    await closeLater(this.parts.fd)
   }
 
   /** Reads what the page cache has, from the start on, and answers how many bytes that were. */
   #readNow(at: number, into: IoVec): number {
-    const libc = this.#libc!
+    const { libc, addresses } = this.parts.immediate!
     const views = into.views()
     let done = 0
     for (let first = 0; first < views.length; first += IOV_MAX) {
-      const wanted = this.#addresses!.fill(this.#iov, views, first)
-      const result = libc.preadv2(this.#fd, this.#iov, Math.min(views.length - first, IOV_MAX), at + done, RWF_NOWAIT)
+      const count = Math.min(views.length - first, IOV_MAX)
+      const wanted = addresses.fill(this.#iov, views, first)
+      const result = libc.preadv2(this.parts.fd, this.#iov, count, at + done, RWF_NOWAIT)
       if (result < 0) {
-        if (result !== -EAGAIN) this.#immediate = false
+        if (result !== -EAGAIN) this.#readsNow = false
         return done
       }
       done += result
@@ -156,139 +223,53 @@ class FileDriver implements BlockDriver {
     return done
   }
 
+  /** Writes into the page cache if that is sure to be quick, and answers how many bytes; errors are left to the engine to meet. */
+  #writeNow(at: number, from: IoVec): number {
+    const length = from.byteLength
+    const start = performance.now()
+    if (!pace.allows(length, start)) return 0
+    const { libc, addresses } = this.parts.immediate!
+    const views = from.views()
+    if (views.length > IOV_MAX) return 0
+    addresses.fill(this.#iov, views, 0)
+    const result = libc.pwritev2(this.parts.fd, this.#iov, views.length, at, 0)
+    pace.did(length, start, performance.now())
+    return Math.max(result, 0)
+  }
+
+  /** Sends all that is whole units to the engine, and the rest of a file's last unit through the page cache. */
+  #split(at: number, vector: IoVec, go: (engine: Engine, at: number, part: IoVec) => Promise<void>): Promise<void> {
+    const odd = vector.byteLength % this.align
+    if (odd === 0) return go(this.parts.engine, at, vector)
+    const whole = vector.byteLength - odd
+    const tail = () => go(this.parts.tail.engine(), at + whole, vector.slice(whole))
+    return whole === 0 ? tail() : go(this.parts.engine, at, vector.slice(0, whole)).then(tail)
+  }
+
+  #change(request: Promise<void>): Promise<void> {
+    this.#check()
+    this.#forget()
+    return this.#track(request.finally(() => this.#forget()))
+  }
+
+  /** Counts a change that may have taken data away. */
+  #forget(): void {
+    this.#changed++
+    this.#data = { start: 0, end: 0 }
+  }
+
   #check(): void {
     if (this.#broken === undefined) return
     throw new BlockError(
       'EIO',
-      `${this.#path} failed to flush before, so what was written to it may be lost; close it and check the host's disk (${this.#broken.message})`,
+      `${this.parts.path} failed to flush before, so what was written to it may be lost; close it and check the host's disk (${this.#broken.message})`,
     )
   }
 
-  #track(request: Promise<void>): Promise<void> {
+  #track<T>(request: Promise<T>): Promise<T> {
     this.#busy++
     return request.finally(() => {
       if (--this.#busy === 0) this.#idle?.()
     })
   }
-}
-
-/** The engine that the options name, or the best that works. */
-function engineFor(fd: number, path: string, options: FileOptions): Engine {
-  const shared = options.aio === 'threads' ? undefined : ring()
-  if (shared !== undefined) return uring(shared, new Addresses(libc()!), fd, path)
-  if (options.aio === 'io_uring')
-    throw new BlockError('ENOTSUP', `Cannot open ${path} with aio=io_uring: ${ringReason()}`)
-  return threads(fd, path)
-}
-
-/** Says what is wrong with the place that should be opened, in one sentence. */
-function openError(error: unknown, path: string, readOnly: boolean): BlockError {
-  const code = (error as NodeJS.ErrnoException).code
-  if (code === 'ENOENT') return new BlockError('ENOENT', `Cannot open ${path}: there is no such file; check the name`)
-  if (!readOnly && (code === 'EACCES' || code === 'EPERM' || code === 'EROFS')) {
-    return new BlockError(
-      code,
-      `Cannot open ${path} for writing: it is read-only here; open it with readOnly: true, or change its permissions`,
-    )
-  }
-  return nodeError(error, `Cannot open ${path}`)
-}
-
-/** Opens the file or block device at `path`. */
-export async function openFile(path: string, options: FileOptions = {}): Promise<BlockDriver> {
-  const readOnly = options.readOnly ?? false
-  const direct = options.direct ?? false
-  let fd: number
-  try {
-    const kind = await promisify(fs.stat)(path)
-    if (kind.isDirectory()) throw new BlockError('EISDIR', `Cannot open ${path}: it is a directory; name a file in it`)
-    if (!kind.isFile() && !kind.isBlockDevice()) {
-      throw new BlockError('EINVAL', `Cannot open ${path}: it is neither a file nor a block device`)
-    }
-    fd = await openLater(path, (readOnly ? O_RDONLY : O_RDWR) | (direct ? O_DIRECT : 0))
-  } catch (error) {
-    throw error instanceof BlockError ? error : openError(error, path, readOnly)
-  }
-  try {
-    const { size } = await statLater(fd)
-    const calls = libc()
-    const locking = options.locking ?? 'auto'
-    if (locking !== 'off') {
-      const locked = calls !== undefined && lockImage(calls, fd, path, readOnly)
-      if (!locked && locking === 'on') {
-        throw new BlockError('ENOTSUP', `Cannot lock ${path}: there are no locks here; open it with locking: 'off'`)
-      }
-    }
-    return new FileDriver(path, fd, size, engineFor(fd, path, options), options)
-  } catch (error) {
-    await closeLater(fd)
-    throw error
-  }
-}
-
-/** Makes `path` a file of `size` zero bytes, unless someone uses it; what is there is emptied. The result is durable. */
-export async function createFile(path: string, size: number, preallocation: Preallocation = 'off'): Promise<void> {
-  let fd: number
-  try {
-    fd = await openLater(path, O_RDWR | O_CREAT, 0o644)
-  } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code
-    if (code === 'ENOENT')
-      throw new BlockError('ENOENT', `Cannot create ${path}: its folder does not exist; make it first`)
-    throw nodeError(error, `Cannot create ${path}`)
-  }
-  try {
-    if (!(await statLater(fd)).isFile())
-      throw new BlockError('EINVAL', `Cannot create ${path}: what is there is not a file`)
-    const calls = libc()
-    if (calls !== undefined) refuseIfUsed(calls, fd, path)
-    await truncateLater(fd, 0)
-    await truncateLater(fd, size)
-    await preallocate(fd, path, size, preallocation)
-    await syncLater(fd)
-  } catch (error) {
-    throw nodeError(error, `Cannot create ${path} of ${size} bytes`)
-  } finally {
-    await closeLater(fd)
-  }
-  await syncFolder(path)
-}
-
-/** Gives the bytes of a new file their space on the medium before they are used. */
-async function preallocate(fd: number, path: string, size: number, how: Preallocation): Promise<void> {
-  if (how === 'off' || size === 0) return
-  if (how === 'falloc') {
-    const result = (await libc()?.fallocate(fd, 0, 0, size)) ?? -EOPNOTSUPP
-    if (result < 0) throw hostError(-result, `Cannot preallocate ${size} bytes for ${path}`)
-    return
-  }
-  const zeroes = new Uint8Array(Math.min(size, 1 << 20))
-  for (let at = 0; at < size; ) {
-    at += await writeLater(fd, zeroes, 0, Math.min(zeroes.length, size - at), at)
-  }
-}
-
-/** Makes the name of a new file durable. Some file systems and platforms cannot sync a folder: then it is as durable as they are. */
-async function syncFolder(path: string): Promise<void> {
-  try {
-    const fd = await openLater(dirname(path), O_RDONLY)
-    try {
-      await syncLater(fd)
-    } finally {
-      await closeLater(fd)
-    }
-  } catch {}
-}
-
-/** A writable file of no size in `folder` that has no name any more. */
-export async function temporaryFile(folder: string): Promise<BlockDriver> {
-  const path = join(folder, `block86-${process.pid}-${randomUUID()}.tmp`)
-  let fd: number
-  try {
-    fd = await openLater(path, O_RDWR | O_CREAT | O_EXCL, 0o600)
-  } catch (error) {
-    throw nodeError(error, `Cannot make a temporary file in ${folder}`)
-  }
-  await promisify(fs.unlink)(path)
-  return new FileDriver(path, fd, 0, engineFor(fd, path, {}), {})
 }

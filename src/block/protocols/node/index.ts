@@ -3,7 +3,7 @@ import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import type { Host } from '../../protocol.ts'
-import { createFile, openFile, temporaryFile } from './file.ts'
+import { createFile, openFile, temporaryFile } from './files.ts'
 import { nbd } from './nbd.ts'
 
 export const host: Host = {

@@ -12,7 +12,6 @@ export interface Libc {
   preadv2(fd: number, iov: Uint32Array, count: number, at: number, flags: number): Result
   pwritev2(fd: number, iov: Uint32Array, count: number, at: number, flags: number): Result
   fcntl(fd: number, command: number, argument: Uint8Array): Result
-  lseek(fd: number, at: number, whence: number): Result
   ioctl(fd: number, request: number, argument: Uint8Array): Result
   mmap(fd: number, at: number, length: number): ArrayBuffer
   close(fd: number): Result
@@ -21,6 +20,8 @@ export interface Libc {
   ringRegister(fd: number, operation: number, argument: ArrayBufferView | null, count: number): Result
   /** Calls `ready` whenever `fd` can be read, as long as it can; does not keep the process alive until told to. */
   watch(fd: number, ready: () => void): Watch
+  /** lseek, on a thread of Node's pool. */
+  seek(fd: number, at: number, whence: number): Promise<Result>
   /** On a thread of Node's pool. */
   fallocate(fd: number, mode: number, at: number, length: number): Promise<Result>
   /** On a thread of Node's pool. */
@@ -139,7 +140,6 @@ function bind(koffi: Koffi): Libc {
     preadv2: (fd, iov, count, at, flags) => result(preadv2(fd, iov, count, at, flags)),
     pwritev2: (fd, iov, count, at, flags) => result(pwritev2(fd, iov, count, at, flags)),
     fcntl: (fd, command, argument) => steady(() => fcntl(fd, command, argument)),
-    lseek: (fd, at, whence) => steady(() => lseek(fd, at, whence)),
     ioctl: (fd, request, argument) => steady(() => ioctl(fd, request, argument)),
     mmap(fd, at, length) {
       const place = mmap(null, length, PROT_READ_WRITE, MAP_SHARED_POPULATE, fd, at)
@@ -156,6 +156,7 @@ function bind(koffi: Koffi): Libc {
       handle.unref()
       return { hold: (on) => (on ? handle.ref() : handle.unref()), close: () => handle.close() }
     },
+    seek: (fd, at, whence) => later(lseek, fd, at, whence),
     fallocate: (fd, mode, at, length) => later(fallocate, fd, mode, at, length),
     ioctlLater: (fd, request, argument) => later(ioctl, fd, request, argument),
     copyFileRange: (from, fromAt, to, toAt, length) =>
