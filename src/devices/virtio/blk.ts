@@ -20,6 +20,7 @@ import {
   type Segment,
   writeScsiOutcome,
 } from './request.ts'
+import { fields } from './saved.ts'
 import { F_VERSION_1 } from './standard.ts'
 
 // 5.2.3 Feature bits; SCSI is the legacy interface's alone
@@ -337,9 +338,9 @@ export class Blk implements Model<RunningRequest> {
   }
 
   restore(saved: unknown): boolean {
-    if (typeof saved !== 'object' || saved === null || !('writeback' in saved)) return false
-    if (typeof saved.writeback !== 'boolean') return false
-    this.#setWriteCache(saved.writeback)
+    const writeback = fields(saved)?.writeback
+    if (typeof writeback !== 'boolean') return false
+    this.#setWriteCache(writeback)
     this.#rules = this.#makeRules()
     return true
   }

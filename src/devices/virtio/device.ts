@@ -5,6 +5,7 @@ import type { Bus, GuestMemory, Saved } from '../machine.ts'
 import type { Chain } from './chain.ts'
 import type { Host, Model } from './model.ts'
 import { Virtqueue } from './queue.ts'
+import { fields, isUint, isUints } from './saved.ts'
 import {
   F_ANY_LAYOUT,
   F_EVENT_IDX,
@@ -246,8 +247,8 @@ export class VirtioDevice<C extends Chain, M extends Model<C> = Model<C>> implem
 
   #takeUp(saved: unknown): boolean {
     if (!isState(saved) || saved.queues.length !== this.queues.length) return false
-    this.driver.setWord(0, saved.driver[0] as number)
-    this.driver.setWord(1, saved.driver[1] as number)
+    this.driver.setWord(0, saved.driver[0]!)
+    this.driver.setWord(1, saved.driver[1]!)
     this.legacy = saved.legacy
     if (!this.driver.within(saved.legacy ? this.offeredLegacy : this.offered)) return false
     if (!this.model.restore(saved.model)) return false
@@ -257,8 +258,8 @@ export class VirtioDevice<C extends Chain, M extends Model<C> = Model<C>> implem
       for (const chain of chains) this.#restored.push({ queue, chain })
     }
     this.#status = saved.status
-    this.#isr = saved.isr & 3
-    this.generation = saved.generation & 0xff
+    this.#isr = saved.isr
+    this.generation = saved.generation
     this.fault = saved.fault ?? undefined
     return true
   }
@@ -405,7 +406,7 @@ interface State {
   readonly status: number
   readonly isr: number
   readonly generation: number
-  readonly driver: readonly unknown[]
+  readonly driver: readonly number[]
   readonly legacy: boolean
   readonly fault: string | null
   readonly queues: readonly unknown[]
@@ -413,15 +414,15 @@ interface State {
 }
 
 function isState(saved: unknown): saved is State {
-  if (typeof saved !== 'object' || saved === null) return false
-  const { status, isr, generation, driver, legacy, fault, queues } = saved as Record<string, unknown>
+  const state = fields(saved)
   return (
-    [status, isr, generation].every((value) => Number.isInteger(value)) &&
-    Array.isArray(driver) &&
-    driver.length === 2 &&
-    driver.every((word) => Number.isInteger(word)) &&
-    typeof legacy === 'boolean' &&
-    (fault === null || typeof fault === 'string') &&
-    Array.isArray(queues)
+    state !== undefined &&
+    isUint(state.status, 0xff) &&
+    isUint(state.isr, ISR_QUEUE | ISR_CONFIG) &&
+    isUint(state.generation, 0xff) &&
+    isUints(state.driver, 2, 0xffffffff) &&
+    typeof state.legacy === 'boolean' &&
+    (state.fault === null || typeof state.fault === 'string') &&
+    Array.isArray(state.queues)
   )
 }

@@ -2,6 +2,7 @@
 import type { Saved } from '../machine.ts'
 import type { Chain } from './chain.ts'
 import { address, Ring } from './ring.ts'
+import { isUints } from './saved.ts'
 import { DESC_F_AVAIL, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_USED, DESC_F_WRITE, DESCRIPTOR } from './standard.ts'
 
 // 2.8.10 Descriptor ring change event flags
@@ -115,22 +116,14 @@ export class PackedRing extends Ring {
     return [this.#next, this.#nextWrap, this.#used, this.#usedWrap]
   }
 
-  restore(saved: Saved): boolean {
-    if (!Array.isArray(saved) || saved.length !== 4) return false
-    const [next, nextWrap, used, usedWrap] = saved as unknown[]
-    if (!this.#isEntry(next) || !isBit(nextWrap) || !this.#isEntry(used) || !isBit(usedWrap)) return false
+  restore(saved: unknown): boolean {
+    if (!isUints(saved, 4, 32767)) return false
+    const [next = 0, nextWrap = 0, used = 0, usedWrap = 0] = saved
+    if (next >= this.place.size || used >= this.place.size || nextWrap > 1 || usedWrap > 1) return false
     this.#next = next
     this.#nextWrap = nextWrap
     this.#used = used
     this.#usedWrap = usedWrap
     return true
   }
-
-  #isEntry(value: unknown): value is number {
-    return Number.isInteger(value) && (value as number) >= 0 && (value as number) < this.place.size
-  }
-}
-
-function isBit(value: unknown): value is number {
-  return value === 0 || value === 1
 }

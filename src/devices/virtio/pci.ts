@@ -7,6 +7,7 @@ import type { Chain } from './chain.ts'
 import { type RingOptions, VirtioDevice } from './device.ts'
 import type { Host, Model } from './model.ts'
 import { type Register, Registers, readBytes } from './registers.ts'
+import { fields, isUints } from './saved.ts'
 
 export interface VirtioPciOptions extends RingOptions {
   /** Offer the modern interface only; default false. */
@@ -131,7 +132,7 @@ export class VirtioPci<C extends Chain = Chain, M extends Model<C> = Model<C>> i
     this.config.restore(saved.config)
     this.#mastered = this.config.busMaster
     this.device.restore(saved.device)
-    const [deviceFeatures = 0, driverFeatures = 0, queue = 0] = saved.select as number[]
+    const [deviceFeatures = 0, driverFeatures = 0, queue = 0] = saved.select
     this.#deviceFeatureSelect = deviceFeatures
     this.#driverFeatureSelect = driverFeatures
     this.#queueSelect = queue
@@ -388,9 +389,6 @@ interface State {
 }
 
 function isState(saved: unknown): saved is State {
-  if (typeof saved !== 'object' || saved === null) return false
-  const { config, select } = saved as Record<string, unknown>
-  return (
-    config instanceof Uint8Array && config.length === 256 && Array.isArray(select) && select.every(Number.isInteger)
-  )
+  const state = fields(saved)
+  return state?.config instanceof Uint8Array && state.config.length === 256 && isUints(state.select, 3, 0xffffffff)
 }

@@ -3,6 +3,7 @@ import type { GuestMemory, Saved } from '../machine.ts'
 import type { Chain } from './chain.ts'
 import { PackedRing } from './packed.ts'
 import type { Ring, RingPlace } from './ring.ts'
+import { fields, isUint, isUints } from './saved.ts'
 import { SplitRing } from './split.ts'
 import { F_IN_ORDER, F_RING_PACKED, type Features } from './standard.ts'
 
@@ -203,7 +204,7 @@ export class Virtqueue<C extends Chain = Chain> {
 }
 
 interface SavedQueue extends RingPlace {
-  readonly ring: Saved
+  readonly ring: unknown
   readonly buffers: readonly unknown[]
 }
 
@@ -215,26 +216,27 @@ interface SavedBuffer {
   readonly length: readonly number[]
 }
 
-function isCount(value: unknown): value is number {
-  return Number.isSafeInteger(value) && (value as number) >= 0
-}
-
 function isQueue(saved: unknown): saved is SavedQueue {
-  if (typeof saved !== 'object' || saved === null) return false
-  const { size, descriptors, driver, device, ring, buffers } = saved as Record<string, unknown>
-  return [size, descriptors, driver, device].every(isCount) && ring !== undefined && Array.isArray(buffers)
+  const queue = fields(saved)
+  return (
+    queue !== undefined &&
+    isUint(queue.size, 32768) &&
+    isUints([queue.descriptors, queue.driver, queue.device], 3, Number.MAX_SAFE_INTEGER) &&
+    queue.ring !== undefined &&
+    Array.isArray(queue.buffers)
+  )
 }
 
 function isBuffer(saved: unknown): saved is SavedBuffer {
-  if (typeof saved !== 'object' || saved === null) return false
-  const { id, slots, readable, at, length } = saved as Record<string, unknown>
+  const buffer = fields(saved)
+  if (buffer === undefined || !Array.isArray(buffer.at)) return false
+  const count = buffer.at.length
   return (
-    [id, slots, readable].every(isCount) &&
-    (slots as number) >= 1 &&
-    Array.isArray(at) &&
-    Array.isArray(length) &&
-    at.length === length.length &&
-    at.every(isCount) &&
-    length.every(isCount)
+    isUint(buffer.id, 0xffff) &&
+    isUint(buffer.slots, 32768) &&
+    buffer.slots >= 1 &&
+    isUint(buffer.readable, count) &&
+    isUints(buffer.at, count, Number.MAX_SAFE_INTEGER) &&
+    isUints(buffer.length, count, 0xffffffff)
   )
 }

@@ -45,7 +45,7 @@ export abstract class Ring {
   /** The device's own positions. */
   abstract save(): Saved
   /** Takes up positions; false if they are none. */
-  abstract restore(saved: Saved): boolean
+  abstract restore(saved: unknown): boolean
 
   /** Says what was negotiated; a legacy driver may do so after it placed the queue. */
   negotiated(features: Features): void {

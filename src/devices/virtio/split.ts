@@ -2,6 +2,7 @@
 import type { Saved } from '../machine.ts'
 import type { Chain } from './chain.ts'
 import { address, Ring } from './ring.ts'
+import { isUints } from './saved.ts'
 import { DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESCRIPTOR } from './standard.ts'
 
 const AVAIL_F_NO_INTERRUPT = 1
@@ -123,16 +124,10 @@ export class SplitRing extends Ring {
     return [this.#available, this.#used]
   }
 
-  restore(saved: Saved): boolean {
-    if (!Array.isArray(saved) || saved.length !== 2) return false
-    const [available, used] = saved as unknown[]
-    if (!isIndex(available) || !isIndex(used)) return false
-    this.#available = available
-    this.#used = used
+  restore(saved: unknown): boolean {
+    if (!isUints(saved, 2, 0xffff)) return false
+    this.#available = saved[0]!
+    this.#used = saved[1]!
     return true
   }
-}
-
-function isIndex(value: unknown): value is number {
-  return Number.isInteger(value) && (value as number) >= 0 && (value as number) <= 0xffff
 }
