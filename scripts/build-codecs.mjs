@@ -5,10 +5,11 @@
 
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { homedir } from 'node:os'
-import { delimiter, join } from 'node:path'
+import { delimiter, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { build } from 'esbuild'
 
 const RUST = '1.95.0'
 const TARGET = 'wasm32-unknown-unknown'
@@ -121,30 +122,76 @@ function pack(flavour, { env, cargo }) {
   }
 }
 
-/** A hash over all that the crate is made from, so that a stale package is noticed even where no Rust is. */
-export function sourceHash() {
-  const hash = createHash('sha256')
-  const files = readdirSync(crate, { recursive: true })
+/** All that the crate is made from: names and contents. */
+function sources() {
+  return readdirSync(crate, { recursive: true })
     .map(String)
     .filter((name) => /\.(rs|toml|lock)$/.test(name) && !name.startsWith('target'))
     .sort()
-  for (const name of files)
-    hash
-      .update(`${name}\0`)
-      .update(readFileSync(join(crate, name)))
-      .update('\0')
+    .map((name) => [name, readFileSync(join(crate, name))])
+}
+
+/** A hash over the crate's source, so that a stale package is noticed even where no Rust is. */
+export function sourceHash() {
+  const hash = createHash('sha256')
+  for (const [name, content] of sources()) hash.update(`${name}\0${content.length}\0`).update(content)
   return hash.digest('hex')
 }
 
 const HEAD = '// Made by `npm run build:codecs`; do not edit.\n\n'
 
+/** Deflates with the codecs just built: Node's own zlib makes other bytes on other processors. */
+function squeeze(module, bytes) {
+  const { exports } = new WebAssembly.Instance(new WebAssembly.Module(module))
+  const from = exports.lend(2 * bytes.length + 64)
+  new Uint8Array(exports.memory.buffer).set(bytes, from)
+  const to = from + bytes.length
+  if (exports.deflate(from, bytes.length, to, bytes.length, 0, 9, 15) !== 0)
+    throw new Error('The module did not deflate')
+  return Buffer.from(exports.memory.buffer, to, exports.produced()).toString('base64')
+}
+
+/** The worker of the pool, as the text of pkg/worker.ts: one script, without the module, which it is given. */
+export async function workerText() {
+  const { outputFiles } = await build({
+    entryPoints: [join(root, 'src/codecs/worker.ts')],
+    bundle: true,
+    write: false,
+    minify: true,
+    format: 'iife',
+    target: 'es2022',
+    conditions: ['browser'],
+    charset: 'ascii',
+    absWorkingDir: root,
+    plugins: [
+      {
+        name: 'without the module',
+        setup: ({ onLoad }) =>
+          onLoad({ filter: /pkg[/\\](plain|simd)\.ts$/ }, ({ path }) => ({
+            contents: `export const ${path.includes('simd') ? 'simd' : 'plain'} = { size: 0, packed: '' }`,
+            loader: 'ts',
+          })),
+      },
+    ],
+  })
+  return `${HEAD}export const source =\n  ${JSON.stringify(outputFiles[0].text.trim())}\n`
+}
+
 /** The package's files, by name. */
 async function makePackage() {
   const chosen = toolchain()
   console.log(`Building the codecs with ${chosen.name}`)
-  rmSync(workshop, { recursive: true, force: true })
   mkdirSync(cache, { recursive: true })
-  cpSync(crate, workshop, { recursive: true, filter: (from) => !from.startsWith(join(crate, 'target')) })
+  const current = new Map(sources())
+  for (const name of existsSync(workshop) ? readdirSync(workshop, { recursive: true }).map(String) : [])
+    if (/\.(rs|toml|lock)$/.test(name) && !current.has(name)) rmSync(join(workshop, name))
+  // Only what changed is written, so that cargo sees what there is to build again.
+  for (const [name, content] of current) {
+    const file = join(workshop, name)
+    if (existsSync(file) && content.equals(readFileSync(file))) continue
+    mkdirSync(dirname(file), { recursive: true })
+    writeFileSync(file, content)
+  }
   const plain = pack('plain', chosen)
   const simd = pack('simd', chosen)
   if (plain.declarations !== simd.declarations)
@@ -152,14 +199,16 @@ async function makePackage() {
   const members = [...plain.declarations.matchAll(/^export const (\w+): (.*);$/gm)]
     .map(([, name, type]) => `  readonly ${name}: ${type}\n`)
     .join('')
-  const text = (name, value) => `${HEAD}export const ${name} =\n  '${value}'\n`
+  const embed = (name, { module }) =>
+    `${HEAD}export const ${name} = {\n  size: ${module.length},\n  packed:\n    '${squeeze(plain.module, module)}',\n}\n`
   return {
     pinned: chosen.pinned,
     files: {
       'exports.ts': `${HEAD}/** What the module exports: functions of addresses and numbers; crate/src/lib.rs says what each does. */\nexport interface Exports {\n${members}}\n`,
-      'plain.ts': text('plain', plain.module.toString('base64')),
-      'simd.ts': text('simd', simd.module.toString('base64')),
-      'source.ts': text('source', sourceHash()),
+      'plain.ts': embed('plain', plain),
+      'simd.ts': embed('simd', simd),
+      'source.ts': `${HEAD}export const sourceHash = '${sourceHash()}'\n`,
+      'worker.ts': await workerText(),
     },
     sizes: `plain ${plain.module.length}, simd ${simd.module.length} bytes`,
   }

@@ -8,7 +8,8 @@ import { wasm } from './wasm/index.ts'
 export * from './contract.ts'
 export { ready } from './wasm/module.ts'
 
-const codecs: Codecs = { ...wasm, ...native }
+/** All of them in one object, for a caller that takes its codecs as an argument. */
+export const codecs: Codecs = { ...wasm, ...native.codecs }
 
 export const {
   inflate,

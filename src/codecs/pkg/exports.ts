@@ -6,7 +6,9 @@ export interface Exports {
   readonly adler32: (a: number, b: number, c: number) => number
   readonly argon2: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number) => number
   readonly blake3_each: (a: number, b: number, c: number, d: number) => void
+  readonly cbc_unchain: (a: number, b: number, c: number, d: number, e: number) => void
   readonly cipher_free: (a: number) => void
+  readonly cipher_ivs: (a: number, b: number, c: number, d: number) => void
   readonly cipher_new: (a: number, b: number, c: number, d: number, e: number, f: number) => number
   readonly cipher_run: (a: number, b: number, c: number, d: number, e: number) => void
   readonly crc32: (a: number, b: number, c: number) => number
@@ -20,6 +22,7 @@ export interface Exports {
   readonly lend: (a: number) => number
   readonly pbkdf2: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => void
   readonly produced: () => number
+  readonly xts_mask: (a: number, b: number, c: number, d: number) => void
   readonly zstd_compress: (a: number, b: number, c: number, d: number, e: number) => number
-  readonly zstd_decompress: (a: number, b: number, c: number, d: number) => number
+  readonly zstd_decompress: (a: number, b: number, c: number, d: number, e: number) => number
 }

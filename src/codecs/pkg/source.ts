@@ -1,4 +1,3 @@
 // Made by `npm run build:codecs`; do not edit.
 
-export const source =
-  'b5b2afa06dbc75c5faa117811728a025f87a7ecc62b135a744f893b202e4d063'
+export const sourceHash = 'd3805475c5d5639c373c0829b3e535e2a14597acff3b56b946013211340034f8'

@@ -16,7 +16,8 @@ interface Kept {
 /** Frees, and so wipes, the keys of a cipher that nobody closed. */
 const forgotten = new FinalizationRegistry<Kept>(({ it, address }) => it.exports.cipher_free(address))
 
-class ModuleCipher implements SectorCipher {
+/** A sector cipher by the module; also the parts of XTS and CBC around AES, for a host that does AES itself. */
+export class ModuleCipher implements SectorCipher {
   readonly #it: Instance
   readonly #sectorSize: number
   #address: number
@@ -44,20 +45,59 @@ class ModuleCipher implements SectorCipher {
   }
 
   close(): void {
+    if (this.#address === 0) return
     forgotten.unregister(this)
     this.#it.exports.cipher_free(this.#address)
     this.#address = 0
   }
 
-  #run(buffer: Uint8Array, firstSector: number, encrypt: number): void {
+  /** Refuses parts of sectors, numbers that are none, and work after the end; returns where the module keeps the keys. */
+  check(buffer: Uint8Array, firstSector: number): number {
     if (this.#address === 0) throw new CodecError('EINVAL', 'Cannot use a cipher that was closed')
-    checkRun(buffer, firstSector, this.#sectorSize)
+    if (buffer.length % this.#sectorSize !== 0)
+      throw new CodecError('EINVAL', `Cannot encrypt ${buffer.length} bytes: a sector has ${this.#sectorSize}`)
+    if (!Number.isSafeInteger(firstSector) || firstSector < 0)
+      throw new CodecError('EINVAL', `Cannot encrypt from sector ${firstSector}`)
+    return this.#address
+  }
+
+  /** Does XTS over a run of at most `PIECE` bytes, with `aes` in the middle. */
+  masked(piece: Uint8Array, firstSector: number, aes: (masked: Uint8Array) => Uint8Array): void {
+    const it = this.#it
+    const [at, ivs] = this.#lay(piece, firstSector, 0)
+    it.exports.xts_mask(at, piece.length, ivs, this.#sectorSize)
+    it.bytes.set(aes(it.bytes.subarray(at, at + piece.length)), at)
+    it.exports.xts_mask(at, piece.length, ivs, this.#sectorSize)
+    piece.set(it.bytes.subarray(at, at + piece.length))
+  }
+
+  /** Ends the CBC decryption of a run of at most `PIECE` bytes, which AES made `blocks`. */
+  unchained(piece: Uint8Array, firstSector: number, blocks: Uint8Array): void {
+    const it = this.#it
+    const [before, ivs, at] = this.#lay(piece, firstSector, piece.length)
+    it.bytes.set(blocks, at)
+    it.exports.cbc_unchain(at, before, piece.length, ivs, this.#sectorSize)
+    piece.set(it.bytes.subarray(at, at + piece.length))
+  }
+
+  /** Lays a run, its IVs and more room into the lent buffer. */
+  #lay(piece: Uint8Array, firstSector: number, room: number): [number, number, number] {
+    const it = this.#it
+    const count = (piece.length / this.#sectorSize) * 16
+    const at = it.lend(piece.length + count + room)
+    it.bytes.set(piece, at)
+    it.exports.cipher_ivs(this.#address, firstSector, at + piece.length, count)
+    return [at, at + piece.length, at + piece.length + count]
+  }
+
+  #run(buffer: Uint8Array, firstSector: number, encrypt: number): void {
+    const address = this.check(buffer, firstSector)
     const it = this.#it
     for (let done = 0; done < buffer.length; done += PIECE) {
       const piece = buffer.length <= PIECE ? buffer : buffer.subarray(done, done + PIECE)
       const at = it.lend(PIECE)
       it.bytes.set(piece, at)
-      it.exports.cipher_run(this.#address, at, piece.length, firstSector + done / 512, encrypt)
+      it.exports.cipher_run(address, at, piece.length, firstSector + done / 512, encrypt)
       piece.set(it.bytes.subarray(at, at + piece.length))
     }
   }
@@ -67,10 +107,3 @@ class ModuleCipher implements SectorCipher {
 export const ciphers = {
   createCipher: (options: CipherOptions) => new ModuleCipher(planCipher(options, hashes.digest)),
 } satisfies Partial<Codecs>
-
-function checkRun(buffer: Uint8Array, firstSector: number, sectorSize: number): void {
-  if (buffer.length % sectorSize !== 0)
-    throw new CodecError('EINVAL', `Cannot encrypt ${buffer.length} bytes: a sector has ${sectorSize}`)
-  if (!Number.isSafeInteger(firstSector) || firstSector < 0)
-    throw new CodecError('EINVAL', `Cannot encrypt from sector ${firstSector}`)
-}

@@ -4,6 +4,7 @@ import { CodecError } from '../contract.ts'
 import type { Exports } from '../pkg/exports.ts'
 import { plain } from '../pkg/plain.ts'
 import { simd } from '../pkg/simd.ts'
+import { unpack } from './unpack.ts'
 
 /** Over this many lent bytes a job gets an instance of its own, since a WebAssembly memory never shrinks. */
 const LARGE = 16 * 1024 * 1024
@@ -45,11 +46,12 @@ export class Instance {
   }
 }
 
-function bytesOf(base64: string): Uint8Array<ArrayBuffer> {
-  const text = atob(base64)
+/** A build as it is committed: deflated, in base64, with its size. */
+function bytesOf({ packed, size }: { packed: string; size: number }): Uint8Array<ArrayBuffer> {
+  const text = atob(packed)
   const bytes = new Uint8Array(text.length)
   for (let at = 0; at < text.length; at++) bytes[at] = text.charCodeAt(at)
-  return bytes
+  return unpack(bytes, size)
 }
 
 /** The build that this host runs. */

@@ -18,7 +18,13 @@ const inflater = (framing: Framing): Decoder => {
   return (it, from, length, to, room) => it.exports.inflate(from, length, to, room, frame)
 }
 const inflaters = { raw: inflater('raw'), zlib: inflater('zlib'), gzip: inflater('gzip') }
-const unzstd: Decoder = (it, from, length, to, room) => it.exports.zstd_decompress(from, length, to, room)
+const unzstd =
+  (fill: number): Decoder =>
+  (it, from, length, to, room) =>
+    it.exports.zstd_decompress(from, length, to, room, fill)
+
+const unzstdAll = unzstd(0)
+const unzstdFill = unzstd(1)
 
 const align = (length: number): number => (length + 63) & ~63
 
@@ -116,8 +122,8 @@ export const streams = {
   inflateInto: (input, output, framing = 'raw') => decodeInto(inflaters[framing], framing, input, output),
   deflate: (input, options) => unbounded(deflateWithin(input, Number.POSITIVE_INFINITY, options)),
   deflateWithin,
-  zstdDecompress: (input, maxSize) => decodeAll(unzstd, 'zstd', input, maxSize),
-  zstdDecompressInto: (input, output) => decodeInto(unzstd, 'zstd', input, output),
+  zstdDecompress: (input, maxSize) => decodeAll(unzstdAll, 'zstd', input, maxSize),
+  zstdDecompressInto: (input, output) => decodeInto(unzstdFill, 'zstd', input, output),
   zstdCompress: (input, options) => unbounded(zstdCompressWithin(input, Number.POSITIVE_INFINITY, options)),
   zstdCompressWithin,
 } satisfies Partial<Codecs>

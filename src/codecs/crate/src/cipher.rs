@@ -60,6 +60,26 @@ impl Cipher {
         }
     }
 
+    /// The encrypted tweaks or the IVs of the sectors from `number` on, to fill `output`.
+    pub fn ivs_from(&self, number: u64, output: &mut [u8]) {
+        let step = (self.sector / 512) as u64;
+        for (index, group) in output.chunks_mut(GROUP * BLOCK).enumerate() {
+            let first = number + (index * GROUP) as u64 * step;
+            let ivs = match &self.mode {
+                Mode::Xts(second) => Self::tweaks(second, first, step),
+                Mode::Cbc(iv) => Self::ivs(iv, first, step),
+                Mode::Ecb => [0; GROUP * BLOCK],
+            };
+            group.copy_from_slice(&ivs[..group.len()]);
+        }
+    }
+
+    fn tweaks(second: &Aes, first: u64, step: u64) -> [u8; GROUP * BLOCK] {
+        let mut tweaks = Self::ivs(&Iv::Plain64, first, step);
+        second.encrypt(&mut tweaks);
+        tweaks
+    }
+
     fn ivs(iv: &Iv, first: u64, step: u64) -> [u8; GROUP * BLOCK] {
         let mut ivs = [0; GROUP * BLOCK];
         for (index, block) in ivs.chunks_exact_mut(BLOCK).enumerate() {
@@ -73,26 +93,15 @@ impl Cipher {
         ivs
     }
 
-    /// IEEE 1619, 5.3: every block is masked before and after with a tweak, which doubles in GF(2^128) from block to block.
     fn xts(&self, group: &mut [u8], second: &Aes, first: u64, step: u64, encrypt: bool) {
-        let mut tweaks = Self::ivs(&Iv::Plain64, first, step);
-        second.encrypt(&mut tweaks);
-        let mut masks = [0; LARGEST_SECTOR];
-        for (sector, tweak) in group.chunks_exact_mut(self.sector).zip(tweaks.chunks_exact(BLOCK)) {
-            let masks = &mut masks[..sector.len()];
-            let mut mask = u128::from_le_bytes(tweak.try_into().unwrap());
-            for block in masks.chunks_exact_mut(BLOCK) {
-                block.copy_from_slice(&mask.to_le_bytes());
-                mask = mask << 1 ^ (mask >> 127) * 0x87;
-            }
-            xor(sector, masks);
-            if encrypt {
-                self.aes.encrypt(sector)
-            } else {
-                self.aes.decrypt(sector)
-            }
-            xor(sector, masks);
+        let tweaks = Self::tweaks(second, first, step);
+        mask(group, &tweaks, self.sector);
+        if encrypt {
+            self.aes.encrypt(group)
+        } else {
+            self.aes.decrypt(group)
         }
+        mask(group, &tweaks, self.sector);
     }
 
     fn cbc_encrypt(&self, group: &mut [u8], ivs: &[u8; GROUP * BLOCK]) {
@@ -110,19 +119,41 @@ impl Cipher {
     }
 
     fn cbc_decrypt(&self, group: &mut [u8], ivs: &[u8; GROUP * BLOCK]) {
-        let mut before = [0; LARGEST_SECTOR];
-        for (sector, iv) in group.chunks_exact_mut(self.sector).zip(ivs.chunks_exact(BLOCK)) {
-            before[..BLOCK].copy_from_slice(iv);
-            before[BLOCK..sector.len()].copy_from_slice(&sector[..sector.len() - BLOCK]);
-            self.aes.decrypt(sector);
-            xor(sector, &before[..sector.len()]);
+        let mut before = [0; GROUP * LARGEST_SECTOR];
+        let before = &mut before[..group.len()];
+        before.copy_from_slice(group);
+        self.aes.decrypt(group);
+        unchain(group, before, ivs, self.sector);
+    }
+}
+
+/// IEEE 1619, 5.3: masks every block with its sector's tweak, which doubles in GF(2^128) from block to block.
+pub fn mask(data: &mut [u8], tweaks: &[u8], sector: usize) {
+    let (tweaks, _) = tweaks.as_chunks::<BLOCK>();
+    for (sector, tweak) in data.chunks_exact_mut(sector).zip(tweaks) {
+        let mut tweak = u128::from_le_bytes(*tweak);
+        for block in sector.as_chunks_mut::<BLOCK>().0 {
+            *block = (u128::from_le_bytes(*block) ^ tweak).to_le_bytes();
+            tweak = tweak << 1 ^ u128::from((tweak >> 127) as u64 * 0x87);
+        }
+    }
+}
+
+/// Ends CBC decryption: every block is mixed with the one `before` it was decrypted that comes before, the first of a sector
+/// with its IV.
+pub fn unchain(data: &mut [u8], before: &[u8], ivs: &[u8], sector: usize) {
+    let (ivs, _) = ivs.as_chunks::<BLOCK>();
+    for ((data, before), iv) in data.chunks_exact_mut(sector).zip(before.chunks_exact(sector)).zip(ivs) {
+        let mut last = u128::from_le_bytes(*iv);
+        for (block, before) in data.as_chunks_mut::<BLOCK>().0.iter_mut().zip(before.as_chunks::<BLOCK>().0) {
+            *block = (u128::from_le_bytes(*block) ^ last).to_le_bytes();
+            last = u128::from_le_bytes(*before);
         }
     }
 }
 
 fn xor(data: &mut [u8], mask: &[u8]) {
-    for (data, mask) in data.chunks_exact_mut(8).zip(mask.chunks_exact(8)) {
-        let sum = u64::from_le_bytes((&*data).try_into().unwrap()) ^ u64::from_le_bytes(mask.try_into().unwrap());
-        data.copy_from_slice(&sum.to_le_bytes());
+    for (data, mask) in data.as_chunks_mut::<BLOCK>().0.iter_mut().zip(mask.as_chunks::<BLOCK>().0) {
+        *data = (u128::from_le_bytes(*data) ^ u128::from_le_bytes(*mask)).to_le_bytes();
     }
 }

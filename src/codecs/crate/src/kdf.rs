@@ -1,58 +1,69 @@
 //! Keys from passwords: PBKDF2 (RFC 8018) and Argon2 (RFC 9106).
 
+use crate::hash::Hasher;
 use argon2::{Algorithm, Argon2, Block, Params, Version};
-use sha1::digest::{Digest, Output, block_api::BlockSizeUser};
+
+/// No hash is longer, and no block that it works on.
+const MOST: usize = 64;
+const MOST_BLOCK: usize = 128;
 
 /// HMAC (RFC 2104) with its two key blocks already hashed, so that a round costs two compressions.
-struct Hmac<D> {
-    inner: D,
-    outer: D,
+struct Hmac {
+    inner: Hasher,
+    outer: Hasher,
 }
 
-impl<D: Digest + BlockSizeUser + Clone> Hmac<D> {
-    fn new(key: &[u8]) -> Self {
-        let mut block = vec![0; D::block_size()];
-        if key.len() > block.len() {
-            let hash = D::digest(key);
-            block[..hash.len()].copy_from_slice(&hash);
+impl Hmac {
+    fn new(kind: u32, key: &[u8]) -> Self {
+        // SHA-384 and SHA-512 work on 128 bytes, the others on 64.
+        let size = if matches!(kind, 3 | 4) { MOST_BLOCK } else { 64 };
+        let mut block = [0; MOST_BLOCK];
+        if key.len() > size {
+            let mut hasher = Hasher::new(kind);
+            hasher.update(key);
+            hasher.finish(&mut block);
         } else {
             block[..key.len()].copy_from_slice(key);
         }
-        let keyed = |pad: u8| D::new_with_prefix(block.iter().map(|byte| byte ^ pad).collect::<Vec<u8>>());
+        let keyed = |pad: u8| {
+            let mut hasher = Hasher::new(kind);
+            hasher.update(&block.map(|byte| byte ^ pad)[..size]);
+            hasher
+        };
         Hmac { inner: keyed(0x36), outer: keyed(0x5c) }
     }
 
-    fn sign(&self, parts: &[&[u8]]) -> Output<D> {
+    /// Signs the parts, end to end, into `output`, and returns the length.
+    fn sign(&self, parts: [&[u8]; 2], output: &mut [u8; MOST]) -> usize {
         let mut inner = self.inner.clone();
         for part in parts {
             inner.update(part);
         }
-        self.outer.clone().chain_update(inner.finalize()).finalize()
+        let length = inner.finish(output);
+        let mut outer = self.outer.clone();
+        outer.update(&output[..length]);
+        outer.finish(output)
     }
 }
 
-fn derive<D: Digest + BlockSizeUser + Clone>(password: &[u8], salt: &[u8], iterations: u32, output: &mut [u8]) {
-    let hmac = Hmac::<D>::new(password);
-    for (index, part) in output.chunks_mut(<D as Digest>::output_size()).enumerate() {
-        let mut last = hmac.sign(&[salt, &(index as u32 + 1).to_be_bytes()]);
-        let mut sum = last.clone();
-        for _ in 1..iterations {
-            last = hmac.sign(&[&last]);
-            sum.iter_mut().zip(last.iter()).for_each(|(sum, last)| *sum ^= last);
-        }
-        part.copy_from_slice(&sum[..part.len()]);
-    }
-}
-
-/// PBKDF2 with HMAC over the hash `kind`, numbered as in `hash::start`.
+/// PBKDF2 with HMAC over the hash `kind`, numbered as in `Hasher::new`.
 pub fn pbkdf2(kind: u32, password: &[u8], salt: &[u8], iterations: u32, output: &mut [u8]) {
-    match kind {
-        0 => derive::<sha1::Sha1>(password, salt, iterations, output),
-        1 => derive::<sha2::Sha224>(password, salt, iterations, output),
-        2 => derive::<sha2::Sha256>(password, salt, iterations, output),
-        3 => derive::<sha2::Sha384>(password, salt, iterations, output),
-        4 => derive::<sha2::Sha512>(password, salt, iterations, output),
-        _ => derive::<ripemd::Ripemd160>(password, salt, iterations, output),
+    let hmac = Hmac::new(kind, password);
+    let mut at = 0;
+    let mut index = 0u32;
+    while at < output.len() {
+        index += 1;
+        let mut last = [0; MOST];
+        let length = hmac.sign([salt, &index.to_be_bytes()], &mut last);
+        let mut sum = last;
+        for _ in 1..iterations {
+            let before = last;
+            hmac.sign([&before[..length], &[]], &mut last);
+            sum.iter_mut().zip(&last).for_each(|(sum, last)| *sum ^= last);
+        }
+        let part = length.min(output.len() - at);
+        output[at..at + part].copy_from_slice(&sum[..part]);
+        at += part;
     }
 }
 

@@ -8,10 +8,14 @@
 mod aes;
 mod checksum;
 mod cipher;
+mod codes;
+mod copy;
 mod deflate;
 mod hash;
 mod kdf;
+mod matcher;
 mod memory;
+mod writer;
 mod zstd;
 
 use cipher::Cipher;
@@ -66,11 +70,17 @@ pub fn deflate(
     memory::report(deflate::deflate(input, output, framing, level, window_bits)) as u32
 }
 
-/// Decompresses zstd frames until the output is full or the input ends. Returns a [`Stop`].
+/// Decompresses zstd frames until the input ends, or, when `fill`, until the output is full. Returns a [`Stop`].
 #[wasm_bindgen]
-pub fn zstd_decompress(input: *const u8, input_length: usize, output: *mut u8, output_length: usize) -> u32 {
+pub fn zstd_decompress(
+    input: *const u8,
+    input_length: usize,
+    output: *mut u8,
+    output_length: usize,
+    fill: bool,
+) -> u32 {
     let (input, output) = unsafe { (bytes(input, input_length), bytes_mut(output, output_length)) };
-    memory::report(zstd::decompress(input, output)) as u32
+    memory::report(zstd::decompress(input, output, fill)) as u32
 }
 
 /// Compresses to one zstd frame. Returns a [`Stop`].
@@ -195,6 +205,27 @@ pub fn cipher_new(
 pub fn cipher_run(cipher: *const u8, data: *mut u8, length: usize, number: f64, encrypt: bool) {
     let cipher = unsafe { &*cipher.cast::<Cipher>() };
     cipher.run(unsafe { bytes_mut(data, length) }, number as u64, encrypt)
+}
+
+/// Writes the encrypted tweaks (XTS) or the IVs (CBC) of sectors from `number` on, 16 bytes each.
+#[wasm_bindgen]
+pub fn cipher_ivs(cipher: *const u8, number: f64, output: *mut u8, length: usize) {
+    let cipher = unsafe { &*cipher.cast::<Cipher>() };
+    cipher.ivs_from(number as u64, unsafe { bytes_mut(output, length) })
+}
+
+/// Masks whole sectors as XTS does before and after their blocks go through AES, which another may do.
+#[wasm_bindgen]
+pub fn xts_mask(data: *mut u8, length: usize, tweaks: *const u8, sector: usize) {
+    let tweaks = unsafe { bytes(tweaks, length / sector * 16) };
+    cipher::mask(unsafe { bytes_mut(data, length) }, tweaks, sector)
+}
+
+/// Ends the CBC decryption of whole sectors whose blocks went through AES; `before` is what they were.
+#[wasm_bindgen]
+pub fn cbc_unchain(data: *mut u8, before: *const u8, length: usize, ivs: *const u8, sector: usize) {
+    let (before, ivs) = unsafe { (bytes(before, length), bytes(ivs, length / sector * 16)) };
+    cipher::unchain(unsafe { bytes_mut(data, length) }, before, ivs, sector)
 }
 
 /// Wipes a cipher's keys and frees it.
