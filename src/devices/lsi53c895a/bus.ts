@@ -1,0 +1,438 @@
+/** The parallel SCSI bus behind the chip: selection, phases, messages, disconnection (SPI-3, chapters 10 to 16). */
+import type { IoVec } from '../../block/iovec.ts'
+import { isLater, type Now, settle } from '../../block/now.ts'
+import { type Attribute, cdbLength, type ScsiTarget, type Task, type TaskManagement } from '../scsi/index.ts'
+import * as message from './messages.ts'
+import { PHASE_COMMAND, PHASE_DATA_IN, PHASE_DATA_OUT, PHASE_MSG_IN, PHASE_MSG_OUT, PHASE_STATUS } from './registers.ts'
+
+/** What a target is doing on behalf of one command, from its selection to its end. */
+interface Nexus {
+  readonly id: number
+  readonly target: ScsiTarget
+  lun: number
+  identified: boolean
+  mayDisconnect: boolean
+  attribute: Attribute
+  tag: number
+  readonly command: number[]
+  task: Task | undefined
+  statusSent: boolean
+  /** Bytes that are still to be sent in MESSAGE IN. */
+  messages: number[]
+  /** What follows when the last of them has been taken. */
+  sequel: 'go on' | 'disconnect' | 'end'
+}
+
+/** What the chip wants to hear of. */
+export interface BusEvents {
+  /** A phase has come, or the bus went free, after {@link ScsiBus.phase} was undefined. */
+  phaseChanged(): void
+  /** A target wants to reselect. */
+  reselecting(): void
+  /** The bus went free. */
+  busFree(): void
+}
+
+const ATTRIBUTES: Readonly<Record<number, Attribute>> = {
+  [message.SIMPLE]: 'simple',
+  [message.HEAD_OF_QUEUE]: 'head',
+  [message.ORDERED]: 'ordered',
+  [message.ACA]: 'aca',
+}
+
+/** Message bytes that a target takes without an end before it gives up: no agreement needs as many. */
+const MESSAGE_LIMIT = 300
+
+/** The bus with its targets. The chip is the initiator and drives it; nothing here throws. */
+export class ScsiBus {
+  readonly #targets: ReadonlyMap<number, ScsiTarget>
+  readonly #events: BusEvents
+  readonly #wide: boolean
+  #current: Nexus | undefined
+  #phase: number | undefined
+  #attention = false
+  #messageOut: number[] = []
+  /** Set between the last byte of MESSAGE IN and the release of SACK/: what the message announced happens then. */
+  #acknowledge = false
+  readonly #away = new Set<Nexus>()
+  readonly #ready: Nexus[] = []
+  #generation = 0
+
+  constructor(targets: ReadonlyMap<number, ScsiTarget>, events: BusEvents, wide: boolean) {
+    this.#targets = targets
+    this.#events = events
+    this.#wide = wide
+  }
+
+  get connected(): boolean {
+    return this.#current !== undefined
+  }
+
+  /** The phase that the target asserts with SREQ/; undefined while it is busy or the bus is free. */
+  get phase(): number | undefined {
+    return this.#phase
+  }
+
+  get attention(): boolean {
+    return this.#attention
+  }
+
+  /** Whether SACK/ is still asserted after the last message byte. */
+  get acknowledging(): boolean {
+    return this.#acknowledge
+  }
+
+  /** Whether a target waits for the bus to reselect. */
+  get isReselecting(): boolean {
+    return this.#ready.length > 0
+  }
+
+  /** Whether the connection is over but for the release of SACK/. */
+  get ending(): boolean {
+    return this.#acknowledge && this.#current !== undefined && this.#current.sequel !== 'go on'
+  }
+
+  /** Selects a target, with SATN/ or without; false if there is none at `id`. */
+  select(id: number, attention: boolean): boolean {
+    const target = this.#targets.get(id)
+    if (target === undefined) return false
+    this.#attention = attention
+    this.#messageOut = []
+    this.#acknowledge = false
+    this.#current = {
+      id,
+      target,
+      lun: 0,
+      identified: false,
+      mayDisconnect: false,
+      attribute: 'untagged',
+      tag: 0,
+      command: [],
+      task: undefined,
+      statusSent: false,
+      messages: [],
+      sequel: 'go on',
+    }
+    this.#phase = attention ? PHASE_MSG_OUT : PHASE_COMMAND
+    return true
+  }
+
+  /** Lets the first waiting target reselect; its id, or undefined if none waits. */
+  reselect(): number | undefined {
+    const nexus = this.#ready.shift()
+    if (nexus === undefined) return undefined
+    this.#away.delete(nexus)
+    this.#current = nexus
+    this.#messageOut = []
+    const tag = nexus.attribute === 'untagged' ? [] : [message.SIMPLE, nexus.tag]
+    nexus.messages = [message.IDENTIFY | nexus.lun, ...tag]
+    nexus.sequel = 'go on'
+    this.#phase = PHASE_MSG_IN
+    return nexus.id
+  }
+
+  /** Asserts SATN/: the target turns to MESSAGE OUT at its next phase change. */
+  setAttention(): void {
+    this.#attention = true
+    if (this.#current !== undefined && this.#phase !== undefined && !this.#acknowledge) this.#phase = PHASE_MSG_OUT
+  }
+
+  clearAttention(): void {
+    this.#attention = false
+    if (this.#phase === PHASE_MSG_OUT && this.#current !== undefined) this.#advance(this.#current)
+  }
+
+  /** Releases SACK/: what the last message announced happens now. */
+  clearAcknowledge(): void {
+    if (!this.#acknowledge) return
+    this.#acknowledge = false
+    const nexus = this.#current
+    if (nexus === undefined) return
+    if (this.#attention) this.#phase = PHASE_MSG_OUT
+    else this.#afterMessages(nexus)
+  }
+
+  /**
+   * Moves bytes of the asserted phase from the target into `into`, or from it to the target; as many as the phase has. The
+   * answer is later while the target waits for its medium, and 0 if the connection went away meanwhile.
+   */
+  transfer(vec: IoVec): Now<number> {
+    const nexus = this.#current
+    if (nexus === undefined) return 0
+    switch (this.#phase) {
+      case PHASE_MSG_OUT:
+        return this.#takeMessages(nexus, vec)
+      case PHASE_COMMAND:
+        return this.#takeCommand(nexus, vec)
+      case PHASE_MSG_IN:
+        return this.#giveMessages(nexus, vec)
+      case PHASE_STATUS:
+        return this.#giveStatus(nexus, vec)
+      case PHASE_DATA_IN:
+      case PHASE_DATA_OUT:
+        return this.#moveData(nexus, vec)
+      default:
+        return 0
+    }
+  }
+
+  /** SRST/: every connection and command is gone; completes when no memory is touched any more. */
+  reset(): Now<void> {
+    this.#generation++
+    this.#current = undefined
+    this.#phase = undefined
+    this.#attention = false
+    this.#acknowledge = false
+    this.#away.clear()
+    this.#ready.length = 0
+    const all = [...this.#targets.values()].map((target) => target.busReset()).filter(isLater)
+    if (all.length > 0) return Promise.all(all).then(() => {})
+  }
+
+  /** Commands that are with a target, connected or not. */
+  get commands(): number {
+    return this.#away.size + (this.#current?.task === undefined ? 0 : 1)
+  }
+
+  #takeMessages(nexus: Nexus, vec: IoVec): number {
+    const bytes = vec.gather()
+    this.#attention = false
+    this.#messageOut.push(...bytes)
+    if (this.#messageOut.length > MESSAGE_LIMIT) this.#messageOut = [message.NO_OPERATION]
+    const all = this.#messageOut
+    let at = 0
+    for (;;) {
+      const length = message.messageLength(all, at)
+      if (length === undefined) break
+      const ended = this.#message(nexus, all.slice(at, at + length))
+      at += length
+      if (ended) return bytes.length
+    }
+    this.#messageOut = all.slice(at)
+    if (this.#messageOut.length > 0) this.#phase = PHASE_MSG_OUT
+    else this.#advance(nexus)
+    return bytes.length
+  }
+
+  /** Acts on one message; true if the connection is given up for it. */
+  #message(nexus: Nexus, bytes: readonly number[]): boolean {
+    const code = bytes[0]!
+    if (code & message.IDENTIFY) {
+      nexus.identified = true
+      nexus.mayDisconnect = (code & message.IDENTIFY_DISCPRIV) !== 0
+      nexus.lun = code & message.IDENTIFY_LUN
+      return false
+    }
+    const attribute = ATTRIBUTES[code]
+    if (attribute !== undefined) {
+      nexus.attribute = attribute
+      nexus.tag = bytes[1]!
+      return false
+    }
+    switch (code) {
+      case message.EXTENDED_MESSAGE:
+        nexus.messages.push(...message.negotiate(bytes, this.#wide))
+        return false
+      case message.NO_OPERATION:
+      case message.MESSAGE_REJECT:
+      case message.MESSAGE_PARITY_ERROR:
+      case message.INITIATOR_DETECTED_ERROR:
+        return false
+      case message.ABORT_TASK_SET:
+        return this.#manage(nexus, { function: 'abort task set', initiator: INITIATOR, lun: nexus.lun })
+      case message.ABORT_TASK:
+        return this.#manage(nexus, { function: 'abort task', initiator: INITIATOR, lun: nexus.lun, ...tagOf(nexus) })
+      case message.CLEAR_TASK_SET:
+        return this.#manage(nexus, { function: 'clear task set', initiator: INITIATOR, lun: nexus.lun })
+      case message.LOGICAL_UNIT_RESET:
+        return this.#manage(nexus, { function: 'logical unit reset', initiator: INITIATOR, lun: nexus.lun })
+      case message.TARGET_RESET:
+        return this.#manage(nexus, { function: 'target reset', initiator: INITIATOR })
+      default:
+        nexus.messages.push(message.MESSAGE_REJECT)
+        return false
+    }
+  }
+
+  /** Task management ends the connection: the bus goes free when the target has let go of all memory. */
+  #manage(nexus: Nexus, request: TaskManagement): true {
+    const generation = this.#generation
+    this.#phase = undefined
+    this.#messageOut = []
+    const end = () => {
+      if (generation !== this.#generation) return
+      this.#forget(nexus, request)
+      if (this.#current === nexus) this.#free()
+      this.#events.phaseChanged()
+    }
+    settle(() => nexus.target.manage(request), end, end)
+    return true
+  }
+
+  /** Commands that task management took back will not reselect. */
+  #forget(nexus: Nexus, request: TaskManagement): void {
+    const gone = (other: Nexus) =>
+      other.id === nexus.id &&
+      (request.function === 'target reset' ||
+        (other.lun === nexus.lun && (request.function !== 'abort task' || other.tag === nexus.tag)))
+    for (const other of this.#away) if (gone(other)) this.#away.delete(other)
+    const left = this.#ready.filter((other) => !gone(other))
+    this.#ready.splice(0, this.#ready.length, ...left)
+  }
+
+  #takeCommand(nexus: Nexus, vec: IoVec): number {
+    const { command } = nexus
+    const bytes = vec.gather()
+    const wanted = lengthOf(command.length > 0 ? command : [...bytes]) ?? bytes.length
+    const taken = Math.min(bytes.length, wanted - command.length)
+    command.push(...bytes.subarray(0, taken))
+    if (command.length < wanted) return taken
+    nexus.task = nexus.target.submit({
+      initiator: INITIATOR,
+      lun: nexus.lun,
+      cdb: Uint8Array.from(command),
+      attribute: nexus.attribute,
+      tag: nexus.tag,
+      autosense: false,
+    })
+    this.#advance(nexus)
+    return taken
+  }
+
+  #giveMessages(nexus: Nexus, vec: IoVec): number {
+    const bytes = nexus.messages.splice(0, vec.byteLength)
+    vec.scatter(Uint8Array.from(bytes))
+    vec.filled()
+    if (nexus.messages.length === 0) {
+      this.#acknowledge = true
+      if (nexus.sequel === 'go on') this.#advance(nexus)
+    }
+    return bytes.length
+  }
+
+  #giveStatus(nexus: Nexus, vec: IoVec): number {
+    vec.scatter(Uint8Array.of(nexus.task!.status))
+    vec.filled()
+    nexus.statusSent = true
+    this.#advance(nexus)
+    return 1
+  }
+
+  #moveData(nexus: Nexus, vec: IoVec): Now<number> {
+    const task = nexus.task!
+    const before = task.transferred
+    const generation = this.#generation
+    const moved = task.move(vec)
+    if (!isLater(moved)) {
+      this.#advance(nexus)
+      return task.transferred - before
+    }
+    this.#phase = undefined
+    return moved.then(() => {
+      if (generation !== this.#generation || this.#current !== nexus) return 0
+      this.#advance(nexus)
+      return task.transferred - before
+    })
+  }
+
+  /** Turns to the phase that comes next. */
+  #advance(nexus: Nexus): void {
+    const { task } = nexus
+    if (nexus.messages.length > 0) this.#phase = PHASE_MSG_IN
+    else if (this.#attention) this.#phase = PHASE_MSG_OUT
+    else if (task === undefined) this.#phase = PHASE_COMMAND
+    else if (nexus.statusSent) this.#say(nexus, [message.TASK_COMPLETE], 'end')
+    else if (task.phase === 'status') this.#phase = PHASE_STATUS
+    else if (task.phase === 'aborted') this.#free()
+    else if (task.phase === 'busy') this.#wait(nexus, task.next())
+    else if (task.transferred > 0) this.#phase = task.phase === 'in' ? PHASE_DATA_IN : PHASE_DATA_OUT
+    else this.#begin(nexus, task)
+  }
+
+  /** The start of a data phase: it is not entered before there is something to move. */
+  #begin(nexus: Nexus, task: Task): void {
+    const prepared = task.ready > 0 ? undefined : task.prepare()
+    if (isLater(prepared)) this.#wait(nexus, prepared)
+    else if (task.phase === 'in') this.#phase = PHASE_DATA_IN
+    else if (task.phase === 'out') this.#phase = PHASE_DATA_OUT
+    else this.#advance(nexus)
+  }
+
+  /** The target needs time: it disconnects if it may, else it holds the bus. */
+  #wait(nexus: Nexus, until: Now<unknown>): void {
+    const generation = this.#generation
+    const leave = nexus.mayDisconnect && nexus.identified
+    const arrived = () => {
+      if (generation !== this.#generation) return
+      if (this.#current !== nexus) this.#arrived(nexus)
+      else if (!leave) {
+        this.#advance(nexus)
+        this.#events.phaseChanged()
+      }
+    }
+    if (leave) {
+      const save = nexus.task!.transferred > 0 ? [message.SAVE_DATA_POINTER] : []
+      this.#say(nexus, [...save, message.DISCONNECT], 'disconnect')
+    } else this.#phase = undefined
+    settle(() => until, arrived, arrived)
+  }
+
+  /** What a disconnected command waited for is there. */
+  #arrived(nexus: Nexus): void {
+    if (!this.#away.has(nexus) || this.#ready.includes(nexus)) return
+    const task = nexus.task!
+    if (task.phase === 'aborted') {
+      this.#away.delete(nexus)
+      return
+    }
+    const more =
+      task.phase === 'busy' ? task.next() : task.phase !== 'status' && task.ready === 0 ? task.prepare() : undefined
+    if (isLater(more)) {
+      const generation = this.#generation
+      const again = () => {
+        if (generation === this.#generation) this.#arrived(nexus)
+      }
+      more.then(again, again)
+      return
+    }
+    this.#ready.push(nexus)
+    this.#events.reselecting()
+  }
+
+  #say(nexus: Nexus, bytes: readonly number[], sequel: Nexus['sequel']): void {
+    nexus.messages.push(...bytes)
+    nexus.sequel = sequel
+    this.#phase = PHASE_MSG_IN
+  }
+
+  #afterMessages(nexus: Nexus): void {
+    if (nexus.sequel === 'end') this.#free()
+    else if (nexus.sequel === 'disconnect') {
+      nexus.sequel = 'go on'
+      this.#away.add(nexus)
+      this.#free()
+      this.#arrived(nexus)
+    }
+  }
+
+  #free(): void {
+    this.#current = undefined
+    this.#phase = undefined
+    this.#attention = false
+    this.#acknowledge = false
+    this.#events.busFree()
+  }
+}
+
+/** Our number of the one initiator port of this bus. */
+const INITIATOR = 0
+
+function tagOf(nexus: Nexus): { tag?: number } {
+  return nexus.attribute === 'untagged' ? {} : { tag: nexus.tag }
+}
+
+/** Length of the CDB that starts so; undefined if its group leaves that to the initiator. */
+function lengthOf(command: readonly number[]): number | undefined {
+  if (command[0] === 0x7f) return command.length > 7 ? Math.min(8 + command[7]!, 260) : 8
+  return cdbLength(command[0]!) || undefined
+}

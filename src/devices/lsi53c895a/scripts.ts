@@ -1,0 +1,485 @@
+/** The SCSI SCRIPTS processor: every instruction of the 53C895A (technical manual, chapter 5). */
+import type { IoVec } from '../../block/iovec.ts'
+import { isLater, type Now } from '../../block/now.ts'
+import type { ScsiBus } from './bus.ts'
+import * as reg from './registers.ts'
+
+/** What the processor needs of the chip around it. */
+export interface ScriptsHost {
+  readonly registers: DataView
+  readonly bus: ScsiBus
+  /** Reads a register with its side effects. */
+  readRegister(offset: number): number
+  /** Writes a register with its side effects. */
+  writeRegister(offset: number, value: number): void
+  /** Reads a dword that SCRIPTS fetch; undefined where there is no memory. */
+  fetch(high: number, low: number): number | undefined
+  /** The memory of a transfer; undefined where there is none, or not all of it. */
+  memory(high: number, low: number, length: number): IoVec | undefined
+  /** Copies bytes, to and from the chip's registers too; false where there is no memory. */
+  copy(fromHigh: number, from: number, toHigh: number, to: number, length: number): boolean
+  dmaInterrupt(bits: number): void
+  scsiInterrupt(sist0: number, sist1: number): void
+  interruptOnTheFly(): void
+  connect(id: number, reselected: boolean): void
+  /** Runs the program on: what it waited for is there. */
+  resume(): void
+}
+
+/** Instructions in one slice: then the guest has its turn. */
+const SLICE = 4096
+/** Instructions without any transfer, selection or stop in between after which a program is taken for endless. */
+const ENDLESS = 2 << 20
+
+/** What the processor waits for. */
+type Wait = 'nothing' | 'phase' | 'reselect' | 'disconnect' | 'data'
+
+/** How an instruction leaves the processor. */
+const GO_ON = true
+const PAUSE = false
+
+/** Executes SCRIPTS from DSP on; where it has to wait, it keeps the instruction and tries it again. */
+export class ScriptsProcessor {
+  readonly #host: ScriptsHost
+  readonly #registers: DataView
+  #running = false
+  #executing = false
+  #wait: Wait = 'nothing'
+  #carry = false
+  #idle = 0
+  #generation = 0
+
+  constructor(host: ScriptsHost) {
+    this.#host = host
+    this.#registers = host.registers
+  }
+
+  /** Whether a program runs or waits. */
+  get running(): boolean {
+    return this.#running
+  }
+
+  get waitsForReselection(): boolean {
+    return this.#running && this.#wait === 'reselect'
+  }
+
+  /** The carry bit; part of a saved state. */
+  get carry(): boolean {
+    return this.#carry
+  }
+
+  /** Starts at DSP. */
+  start(): void {
+    this.#running = true
+    this.#wait = 'nothing'
+    this.#idle = 0
+    this.#registers.setUint8(reg.ISTAT1, this.#registers.getUint8(reg.ISTAT1) | reg.ISTAT1_SRUN)
+  }
+
+  /** Stops; what was under way has no further effect. */
+  stop(): void {
+    this.#running = false
+    this.#wait = 'nothing'
+    this.#generation++
+    this.#registers.setUint8(reg.ISTAT1, this.#registers.getUint8(reg.ISTAT1) & ~reg.ISTAT1_SRUN)
+  }
+
+  /** Power-on state, or a restored one. */
+  reset(carry = false): void {
+    this.stop()
+    this.#carry = carry
+  }
+
+  /** Goes on if what was waited for may have come. */
+  poke(): void {
+    if (this.#wait !== 'data') this.#wait = 'nothing'
+  }
+
+  /** Runs up to a slice of instructions; true if there is more to do right away. */
+  run(): boolean {
+    if (this.#executing) return false
+    this.#executing = true
+    try {
+      const singleStep = (this.#registers.getUint8(reg.DCNTL) & reg.DCNTL_SSM) !== 0
+      for (let count = 0; count < SLICE; count++) {
+        if (!this.#running || this.#wait !== 'nothing') return false
+        if (++this.#idle > ENDLESS) {
+          this.#host.dmaInterrupt(reg.DSTAT_ABRT)
+          return false
+        }
+        const dsp = this.#registers.getUint32(reg.DSP, true)
+        if (this.#step(dsp) && singleStep && this.#running) {
+          this.#host.dmaInterrupt(reg.DSTAT_SSI)
+          return false
+        }
+      }
+      return this.#running && this.#wait === 'nothing'
+    } finally {
+      this.#executing = false
+    }
+  }
+
+  #get(register: number): number {
+    return this.#registers.getUint32(register, true)
+  }
+
+  #set(register: number, value: number): void {
+    this.#registers.setUint32(register, value, true)
+  }
+
+  /** Executes the instruction at `dsp`; false if it has to be tried again. */
+  #step(dsp: number): boolean {
+    const high = this.#get(reg.SFS)
+    const instruction = this.#host.fetch(high, dsp)
+    const operand = this.#host.fetch(high, (dsp + 4) >>> 0)
+    if (instruction === undefined || operand === undefined) return this.#fault(reg.DSTAT_BF)
+    this.#registers.setUint8(reg.DCMD, instruction >>> 24)
+    this.#registers.setUint16(reg.DBC, instruction & 0xffff, true)
+    this.#registers.setUint8(reg.DBC + 2, (instruction >>> 16) & 0xff)
+    this.#set(reg.DSPS, operand)
+    this.#set(reg.DSP, dsp + 8)
+    let goOn: boolean
+    switch (instruction >>> 30) {
+      case 0:
+        goOn = this.#blockMove(instruction, operand, dsp)
+        break
+      case 1:
+        goOn =
+          ((instruction >>> 27) & 7) < 5
+            ? this.#inputOutput(instruction, operand)
+            : this.#registerOperation(instruction)
+        break
+      case 2:
+        goOn = this.#transferControl(instruction, operand)
+        break
+      default:
+        goOn = instruction & (1 << 29) ? this.#loadStore(instruction, operand) : this.#memoryMove(instruction, operand)
+    }
+    if (goOn === PAUSE && this.#running && this.#wait !== 'data') this.#set(reg.DSP, dsp)
+    return goOn
+  }
+
+  #fault(bits: number): boolean {
+    this.#host.dmaInterrupt(bits)
+    return GO_ON
+  }
+
+  #pause(wait: Wait): boolean {
+    this.#wait = wait
+    return PAUSE
+  }
+
+  // ---- block moves (5.3) ----
+
+  #blockMove(instruction: number, operand: number, dsp: number): boolean {
+    const { bus } = this.#host
+    const phase = (instruction >>> 24) & 7
+    let count = instruction & 0xffffff
+    let low = operand
+    let high = this.#get(reg.SBMS)
+    let opcode = instruction >>> 24
+    const ccntl1 = this.#registers.getUint8(reg.CCNTL1)
+    if (instruction & (1 << 28)) {
+      const entry = (this.#get(reg.DSA) + signed24(operand)) >>> 0
+      const first = this.#host.fetch(this.#get(reg.DRS), entry)
+      const second = this.#host.fetch(this.#get(reg.DRS), (entry + 4) >>> 0)
+      if (first === undefined || second === undefined) return this.#fault(reg.DSTAT_BF)
+      this.#set(reg.ESA, entry)
+      count = first & 0xffffff
+      low = second
+      opcode = first >>> 24
+      if (ccntl1 & reg.CCNTL1_EN64TIBMV) {
+        high = ccntl1 & reg.CCNTL1_64TIMOD ? opcode & 0xff : this.#selector(opcode & 0x1f)
+      }
+    } else if (instruction & (1 << 29)) {
+      const pointer = this.#host.fetch(high, operand)
+      if (pointer === undefined) return this.#fault(reg.DSTAT_BF)
+      low = pointer
+    } else if (ccntl1 & reg.CCNTL1_EN64DBMV) {
+      const upper = this.#host.fetch(this.#get(reg.SFS), (dsp + 8) >>> 0)
+      if (upper === undefined) return this.#fault(reg.DSTAT_BF)
+      high = upper
+      this.#set(reg.DSP, dsp + 12)
+    }
+    if (count === 0) return this.#fault(reg.DSTAT_IID)
+    if (bus.phase === undefined) return this.#pause('phase')
+    this.#set(reg.DBMS, high)
+    this.#set(reg.DNAD, low)
+    this.#set(reg.IA, dsp)
+    this.#count(count)
+    if (bus.phase !== phase) return this.#mismatch(phase, opcode, count, low)
+    const memory = this.#host.memory(high, low, count)
+    if (memory === undefined) return this.#fault(reg.DSTAT_BF)
+    this.#idle = 0
+    const moved = bus.transfer(memory)
+    if (isLater(moved)) return this.#later(moved, (length) => this.#moved(phase, opcode, count, low, memory, length))
+    return this.#moved(phase, opcode, count, low, memory, moved)
+  }
+
+  #selector(index: number): number {
+    return index < 16
+      ? this.#get(reg.SCRATCHC + 4 * index)
+      : this.#get([reg.MMRS, reg.MMWS, reg.SFS, reg.DRS, reg.SBMS, reg.DBMS][index - 16] ?? reg.DBMS)
+  }
+
+  #later(moved: Now<number>, then: (length: number) => boolean): boolean {
+    const generation = this.#generation
+    this.#wait = 'data'
+    void Promise.resolve(moved).then((length) => {
+      if (generation !== this.#generation) return
+      this.#wait = 'nothing'
+      then(length)
+      this.#host.resume()
+    })
+    return PAUSE
+  }
+
+  #moved(phase: number, opcode: number, count: number, low: number, memory: IoVec, length: number): boolean {
+    this.#count(count - length)
+    this.#set(reg.DNAD, low + length)
+    this.#registers.setUint32(reg.SBC, length, true)
+    this.#set(reg.CSBC, this.#get(reg.CSBC) + length)
+    if (phase & 1 && length > 0) this.#registers.setUint8(reg.SFBR, memory.slice(0, 1).gather()[0]!)
+    if (length === count) return GO_ON
+    if (!this.#host.bus.connected) return this.#running ? this.#pause('phase') : GO_ON
+    if (this.#host.bus.phase === undefined) return GO_ON
+    return this.#mismatch(phase, opcode, count - length, low + length)
+  }
+
+  /** A phase mismatch: the jump registers if they are enabled for it, else an interrupt (4.3, CCNTL0). */
+  #mismatch(phase: number, opcode: number, left: number, address: number): boolean {
+    const control = this.#registers.getUint8(reg.CCNTL0)
+    const isData = phase === reg.PHASE_DATA_IN || phase === reg.PHASE_DATA_OUT
+    this.#set(reg.RBC, ((opcode << 24) | left) >>> 0)
+    this.#set(reg.UA, address)
+    if ((control & reg.CCNTL0_ENPMJ) === 0 || !(isData || control & reg.CCNTL0_ENNDJ)) {
+      this.#host.scsiInterrupt(reg.SIST0_MA, 0)
+      return GO_ON
+    }
+    const wide = this.#registers.getUint8(reg.SCNTL2) & reg.SCNTL2_WSR
+    const second = control & reg.CCNTL0_PMJCTL ? (phase & 1) !== 0 : wide !== 0
+    this.#set(reg.DSP, this.#get(second ? reg.PMJAD2 : reg.PMJAD1))
+    return GO_ON
+  }
+
+  #count(count: number): void {
+    this.#registers.setUint16(reg.DBC, count & 0xffff, true)
+    this.#registers.setUint8(reg.DBC + 2, (count >>> 16) & 0xff)
+    this.#registers.setUint8(reg.DFIFO, count & 0xff)
+    const ctest5 = this.#registers.getUint8(reg.CTEST5)
+    this.#registers.setUint8(reg.CTEST5, (ctest5 & 0xfc) | ((count >>> 8) & 3))
+  }
+
+  // ---- I/O instructions (5.4), initiator role ----
+
+  #inputOutput(instruction: number, operand: number): boolean {
+    const { bus } = this.#host
+    const target = instruction & (1 << 26) ? (this.#get(reg.DSP) + signed24(operand)) >>> 0 : operand
+    switch ((instruction >>> 27) & 7) {
+      case 0:
+        return this.#select(instruction)
+      case 1:
+        if (bus.ending) bus.clearAcknowledge()
+        return bus.connected ? this.#pause('disconnect') : GO_ON
+      case 2:
+        return this.#waitReselect(target)
+      case 3:
+        return this.#setClear(instruction, true)
+      default:
+        return this.#setClear(instruction, false)
+    }
+  }
+
+  #select(instruction: number): boolean {
+    const { bus } = this.#host
+    let id = (instruction >>> 16) & 0x0f
+    if (instruction & (1 << 25)) {
+      const offset = instruction & 0xffffff
+      const entry = this.#host.fetch(this.#get(reg.DRS), (this.#get(reg.DSA) + signed24(offset)) >>> 0)
+      if (entry === undefined) return this.#fault(reg.DSTAT_BF)
+      id = (entry >>> 16) & 0x0f
+      this.#registers.setUint8(reg.SCNTL3, entry >>> 24)
+      this.#registers.setUint8(reg.SXFER, (entry >>> 8) & 0xff)
+    }
+    if (bus.ending) bus.clearAcknowledge()
+    if (bus.connected) return this.#alternate(instruction)
+    this.#idle = 0
+    this.#registers.setUint8(reg.SDID, id)
+    if (!bus.select(id, (instruction & (1 << 24)) !== 0)) {
+      this.#host.scsiInterrupt(0, reg.SIST1_STO)
+      return GO_ON
+    }
+    this.#host.connect(id, false)
+    return GO_ON
+  }
+
+  /** Where a SELECT goes on that lost the arbitration. */
+  #alternate(instruction: number): boolean {
+    const operand = this.#get(reg.DSPS)
+    const address = instruction & (1 << 26) ? this.#get(reg.DSP) + signed24(operand) : operand
+    this.#set(reg.DSP, address)
+    return GO_ON
+  }
+
+  #waitReselect(alternate: number): boolean {
+    const { bus } = this.#host
+    if (bus.ending) bus.clearAcknowledge()
+    if (bus.connected) return GO_ON
+    if (this.#registers.getUint8(reg.ISTAT0) & reg.ISTAT0_SIGP) {
+      this.#set(reg.DSP, alternate)
+      return GO_ON
+    }
+    const id = bus.reselect()
+    if (id === undefined) return this.#pause('reselect')
+    this.#idle = 0
+    this.#host.connect(id, true)
+    return GO_ON
+  }
+
+  #setClear(instruction: number, value: boolean): boolean {
+    const { bus } = this.#host
+    if (instruction & (1 << 10)) this.#carry = value
+    if (instruction & (1 << 3)) {
+      if (value) bus.setAttention()
+      else bus.clearAttention()
+    }
+    if (instruction & (1 << 6) && !value) bus.clearAcknowledge()
+    return GO_ON
+  }
+
+  // ---- read-modify-write and moves of registers (5.5) ----
+
+  #registerOperation(instruction: number): boolean {
+    const host = this.#host
+    const opcode = (instruction >>> 27) & 7
+    const register = ((instruction >>> 16) & 0x7f) | (instruction & 0x80)
+    const operator = (instruction >>> 24) & 7
+    const immediate = (instruction >>> 8) & 0xff
+    const sfbr = this.#registers.getUint8(reg.SFBR)
+    const source = opcode === 5 ? sfbr : operator === 0 ? 0 : host.readRegister(register)
+    const operand = instruction & (1 << 23) && opcode !== 6 ? sfbr : immediate
+    const result = this.#alu(operator, source, operand)
+    if (opcode === 6) this.#registers.setUint8(reg.SFBR, result)
+    else host.writeRegister(register, result)
+    return GO_ON
+  }
+
+  #alu(operator: number, source: number, operand: number): number {
+    const carry = this.#carry ? 1 : 0
+    switch (operator) {
+      case 0:
+        return operand
+      case 1:
+        this.#carry = (source & 0x80) !== 0
+        return ((source << 1) | carry) & 0xff
+      case 2:
+        return source | operand
+      case 3:
+        return source ^ operand
+      case 4:
+        return source & operand
+      case 5:
+        this.#carry = (source & 1) !== 0
+        return (source >>> 1) | (carry << 7)
+      default: {
+        const sum = source + operand + (operator === 7 ? carry : 0)
+        this.#carry = sum > 0xff
+        return sum & 0xff
+      }
+    }
+  }
+
+  // ---- transfer control (5.6) ----
+
+  #transferControl(instruction: number, operand: number): boolean {
+    const { bus } = this.#host
+    const opcode = (instruction >>> 27) & 7
+    if (opcode > 3) return this.#fault(reg.DSTAT_IID)
+    const onTrue = (instruction & (1 << 19)) !== 0
+    const compares = (instruction & 0x00260000) !== 0
+    let taken = onTrue
+    if (compares) {
+      if (instruction & (1 << 17) && instruction & (1 << 16) && bus.phase === undefined) {
+        if (bus.connected) return this.#pause('phase')
+      }
+      taken = this.#compare(instruction, onTrue)
+    }
+    if (!taken) return GO_ON
+    const address = instruction & (1 << 23) ? (this.#get(reg.DSP) + signed24(operand)) >>> 0 : operand
+    switch (opcode) {
+      case 0:
+        this.#set(reg.DSP, address)
+        break
+      case 1:
+        this.#set(reg.TEMP, this.#get(reg.DSP))
+        this.#set(reg.DSP, address)
+        break
+      case 2:
+        this.#set(reg.DSP, this.#get(reg.TEMP))
+        break
+      default:
+        if (instruction & (1 << 20)) this.#host.interruptOnTheFly()
+        else this.#host.dmaInterrupt(reg.DSTAT_SIR)
+    }
+    return GO_ON
+  }
+
+  /** Whether all comparisons come out as `wanted`: both must be false to branch on false (5.6.1, True/False Jump). */
+  #compare(instruction: number, wanted: boolean): boolean {
+    if (instruction & (1 << 21) && this.#carry !== wanted) return false
+    if (instruction & (1 << 17)) {
+      const phase = this.#host.bus.phase ?? reg.PHASE_DATA_OUT
+      if ((phase === ((instruction >>> 24) & 7)) !== wanted) return false
+    }
+    if (instruction & (1 << 18)) {
+      const mask = (~instruction >>> 8) & 0xff
+      if (((this.#registers.getUint8(reg.SFBR) & mask) === (instruction & mask)) !== wanted) return false
+    }
+    return true
+  }
+
+  // ---- memory moves (5.7) and load and store (5.8) ----
+
+  #memoryMove(instruction: number, source: number): boolean {
+    const dsp = this.#get(reg.DSP)
+    const target = this.#host.fetch(this.#get(reg.SFS), dsp)
+    if (target === undefined) return this.#fault(reg.DSTAT_BF)
+    this.#set(reg.DSP, dsp + 4)
+    this.#set(reg.TEMP, target)
+    const length = instruction & 0xffffff
+    this.#idle += length >>> 6
+    if (length === 0) return this.#fault(reg.DSTAT_IID)
+    if (this.#host.copy(this.#get(reg.MMRS), source, this.#get(reg.MMWS), target, length)) return GO_ON
+    return this.#fault(reg.DSTAT_BF)
+  }
+
+  #loadStore(instruction: number, operand: number): boolean {
+    const host = this.#host
+    const length = instruction & 7
+    const register = (instruction >>> 16) & 0xff
+    const relative = (instruction & (1 << 28)) !== 0
+    const address = relative ? (this.#get(reg.DSA) + signed24(operand)) >>> 0 : operand
+    const load = (instruction & (1 << 24)) !== 0
+    if (length === 0 || length > 4 || (register & 3) + length > 4 || (register & 3) !== (address & 3)) {
+      return this.#fault(reg.DSTAT_IID)
+    }
+    const high = relative ? this.#get(reg.DRS) : this.#get(load ? reg.MMRS : reg.MMWS)
+    const memory = host.memory(high, address, length)
+    if (memory === undefined) return this.#fault(reg.DSTAT_BF)
+    if (load) {
+      const bytes = memory.gather()
+      for (let i = 0; i < length; i++) host.writeRegister(register + i, bytes[i]!)
+    } else {
+      const bytes = new Uint8Array(length)
+      for (let i = 0; i < length; i++) bytes[i] = host.readRegister(register + i)
+      memory.scatter(bytes)
+      memory.filled()
+    }
+    return GO_ON
+  }
+}
+
+/** The low 24 bits as a signed number. */
+function signed24(value: number): number {
+  return (value << 8) >> 8
+}

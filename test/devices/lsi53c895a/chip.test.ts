@@ -1,0 +1,705 @@
+/** The LSI53C895A as its technical manual describes it: SCRIPTS run against real targets. */
+import { describe, expect, test } from 'vitest'
+import { asDevice } from '../../../src/block/device.ts'
+import { Disk } from '../../../src/block/disk.ts'
+import { Memory } from '../../../src/block/protocols/memory.ts'
+import { lsi53c895a } from '../../../src/devices/lsi53c895a/index.ts'
+import * as reg from '../../../src/devices/lsi53c895a/registers.ts'
+import { DiskUnit, ScsiTarget } from '../../../src/devices/scsi/index.ts'
+import { Faulty } from '../../conformance/faulty.ts'
+import { microtasks, plug, testBus } from '../machine.ts'
+import * as s from './scripts.ts'
+
+const PROGRAM = 0x10000
+const TABLE = 0x20000
+const BUFFER = 0x30000
+const SCRATCH = 0x40000
+
+const content = new Uint8Array(1 << 20)
+for (let i = 0; i < content.length; i++) content[i] = (i >> 9) + i
+
+function machine(model: 'lsi53c895a' | 'lsi53c810' = 'lsi53c895a') {
+  const bus = testBus({ ramSize: 1 << 20 })
+  const faulty = new Faulty(asDevice(Memory.from(content)))
+  const disk = new Disk(asDevice(faulty))
+  const target = new ScsiTarget()
+    .attach(0, new DiskUnit(disk))
+    .attach(1, new DiskUnit(new Disk(asDevice(new Memory(1 << 20)))))
+  const slot = plug(bus, lsi53c895a({ targets: new Map([[3, target]]), model }))
+  const base = slot.base(1)
+  const chip = {
+    bus,
+    slot,
+    content,
+    faulty,
+    disk,
+    target,
+    base,
+    device: slot.device,
+    r8: (offset: number) => slot.read(base + offset, 1),
+    r16: (offset: number) => slot.read(base + offset, 2),
+    r32: (offset: number) => slot.read(base + offset, 4),
+    w8: (offset: number, value: number) => slot.write(base + offset, 1, value),
+    w32: (offset: number, value: number) => slot.write(base + offset, 4, value),
+    put: (at: number, ...bytes: number[]) => bus.memory.ram.set(bytes, at),
+    bytes: (at: number, length: number) => [...bus.memory.ram.subarray(at, at + length)],
+    /** Assembles and runs a program, and gives DSPS of the INT that ended it. */
+    run(...program: (readonly number[])[]): number {
+      s.assemble(bus.memory, PROGRAM, ...program)
+      chip.w32(reg.DSP, PROGRAM)
+      return chip.r32(reg.DSPS)
+    },
+    /** Waits until the program has stopped. */
+    async stopped(): Promise<void> {
+      for (let i = 0; i < 1000 && chip.r8(reg.ISTAT1) & reg.ISTAT1_SRUN; i++) {
+        await microtasks()
+        bus.clock.turn()
+      }
+    },
+  }
+  chip.w8(reg.DIEN, 0x7d)
+  chip.w8(reg.SIEN0, 0x8f)
+  chip.w8(reg.SIEN1, 0x04)
+  return chip
+}
+
+type Chip = ReturnType<typeof machine>
+
+/** A program that sends a command with its messages and takes what comes, then INT 0x77. */
+function io(
+  chip: Chip,
+  cdb: number[],
+  options: { data?: readonly (readonly number[])[]; messages?: number[] } = {},
+): (readonly number[])[] {
+  const messages = options.messages ?? [0x80]
+  chip.put(SCRATCH, ...messages)
+  chip.put(SCRATCH + 0x10, ...cdb)
+  return [
+    s.selectAtn(3),
+    s.move(messages.length, SCRATCH, s.MSG_OUT),
+    s.move(cdb.length, SCRATCH + 0x10, s.COMMAND),
+    ...(options.data ?? []),
+    s.move(1, SCRATCH + 0x20, s.STATUS),
+    s.move(1, SCRATCH + 0x21, s.MSG_IN),
+    s.modify(reg.SCNTL2, 'and', 0x7f),
+    s.clear(s.ACK),
+    s.waitDisconnect(),
+    s.int(0x77),
+  ]
+}
+
+const READ = (lba: number, blocks: number) => [0x28, 0, 0, 0, lba >> 8, lba & 0xff, 0, blocks >> 8, blocks & 0xff, 0]
+const WRITE = (lba: number, blocks: number) => [0x2a, ...READ(lba, blocks).slice(1)]
+const TEST_UNIT_READY = [0, 0, 0, 0, 0, 0]
+
+/** Takes the unit attentions that a unit has after power on. */
+function ready(chip: Chip): Chip {
+  for (let tries = 0; tries < 5; tries++) {
+    chip.run(...io(chip, TEST_UNIT_READY))
+    chip.r8(reg.DSTAT)
+    if (chip.bytes(SCRATCH + 0x20, 1)[0] === 0) return chip
+    chip.run(...io(chip, [3, 0, 0, 0, 18, 0], { data: [s.move(18, BUFFER, s.DATA_IN)] }))
+    chip.r8(reg.DSTAT)
+  }
+  throw new Error('the unit does not get ready')
+}
+
+describe('PCI face (chapter 4.1)', () => {
+  test('the 895A: identity, three BARs', () => {
+    const { device } = machine()
+    expect([device.config.read(0, 2), device.config.read(2, 2), device.config.read(8, 4) >>> 8]).toEqual([
+      0x1000, 0x12, 0x010000,
+    ])
+    expect(device.config.bars.map(({ space, size }) => [space, size])).toEqual([
+      ['io', 256],
+      ['mem', 1024],
+      ['mem', 8192],
+    ])
+    expect(device.config.read(0x3d, 1)).toBe(1)
+  })
+
+  test('the 810 has no SCRIPTS RAM', () => {
+    const { device } = machine('lsi53c810')
+    expect([device.config.read(2, 2), device.config.bars.length]).toEqual([1, 2])
+  })
+
+  test('the registers answer through I/O as through memory', () => {
+    const chip = machine()
+    chip.w32(reg.SCRATCHA, 0x12345678)
+    expect(chip.slot.in32(chip.slot.base(0) + reg.SCRATCHA)).toBe(0x12345678)
+    chip.slot.out8(chip.slot.base(0) + reg.SCRATCHA + 1, 0xff)
+    expect(chip.r32(reg.SCRATCHA)).toBe(0x1234ff78)
+  })
+
+  test('SCRIPTS RAM keeps 8 KiB and runs programs', () => {
+    const chip = machine()
+    const ram = chip.slot.base(2)
+    const [word, code] = s.int(0x42)
+    chip.slot.write(ram + 0x1ff8, 4, word!)
+    chip.slot.write(ram + 0x1ffc, 4, code!)
+    chip.w32(reg.DSP, ram + 0x1ff8)
+    expect(chip.r32(reg.DSPS)).toBe(0x42)
+    expect(chip.r8(reg.DSTAT)).toBe(reg.DSTAT_DFE | reg.DSTAT_SIR)
+  })
+})
+
+describe('interrupts (2.2.14)', () => {
+  test('INT: SIR, DIP, the pin; reading DSTAT clears them', () => {
+    const chip = machine()
+    expect(chip.run(s.int(0xabcd))).toBe(0xabcd)
+    expect(chip.bus.intxLevel).toBe(true)
+    expect(chip.r8(reg.ISTAT0)).toBe(reg.ISTAT0_DIP)
+    expect(chip.r8(reg.DSTAT)).toBe(reg.DSTAT_DFE | reg.DSTAT_SIR)
+    expect(chip.r8(reg.ISTAT0)).toBe(0)
+    expect(chip.bus.intxLevel).toBe(false)
+  })
+
+  test('a masked interrupt stops SCRIPTS and shows in ISTAT, but not at the pin', () => {
+    const chip = machine()
+    chip.w8(reg.DIEN, 0)
+    chip.run(s.int(1), s.int(2))
+    expect(chip.r32(reg.DSPS)).toBe(1)
+    expect(chip.r8(reg.ISTAT0)).toBe(reg.ISTAT0_DIP)
+    expect(chip.bus.intxLevel).toBe(false)
+    chip.w8(reg.DIEN, reg.DSTAT_SIR)
+    expect(chip.bus.intxLevel).toBe(true)
+  })
+
+  test('INTFLY interrupts without stopping; writing INTF clears it', () => {
+    const chip = machine()
+    chip.run(s.intfly(), s.int(9))
+    expect(chip.r32(reg.DSPS)).toBe(9)
+    expect(chip.r8(reg.ISTAT0)).toBe(reg.ISTAT0_DIP | reg.ISTAT0_INTF)
+    chip.r8(reg.DSTAT)
+    expect(chip.bus.intxLevel).toBe(true)
+    chip.w8(reg.ISTAT0, reg.ISTAT0_INTF)
+    expect(chip.bus.intxLevel).toBe(false)
+  })
+
+  test('an interrupt behind another is stacked, and comes when the first was read', () => {
+    const chip = machine()
+    chip.run(s.int(1))
+    chip.w8(reg.SCNTL1, reg.SCNTL1_RST)
+    expect(chip.r8(reg.ISTAT0)).toBe(reg.ISTAT0_DIP)
+    expect(chip.r8(reg.DSTAT) & reg.DSTAT_SIR).toBe(reg.DSTAT_SIR)
+    expect(chip.r8(reg.ISTAT0)).toBe(reg.ISTAT0_SIP)
+    expect(chip.r16(reg.SIST0)).toBe(reg.SIST0_RST)
+    expect(chip.r8(reg.ISTAT0)).toBe(0)
+  })
+
+  test('DCNTL IRQD keeps the pin quiet', () => {
+    const chip = machine()
+    chip.w8(reg.DCNTL, reg.DCNTL_IRQD)
+    chip.run(s.int(1))
+    expect(chip.bus.intxLevel).toBe(false)
+  })
+
+  test('ISTAT ABRT stops a waiting program', () => {
+    const chip = machine()
+    chip.run(s.waitReselect(), s.int(1))
+    expect(chip.r8(reg.ISTAT1)).toBe(reg.ISTAT1_SRUN)
+    chip.w8(reg.ISTAT0, reg.ISTAT0_ABRT)
+    expect(chip.r8(reg.ISTAT1)).toBe(0)
+    chip.w8(reg.ISTAT0, 0)
+    expect(chip.r8(reg.DSTAT)).toBe(reg.DSTAT_DFE | reg.DSTAT_ABRT)
+  })
+
+  test('single step: an SSI interrupt after every instruction', () => {
+    const chip = machine()
+    chip.w8(reg.DCNTL, reg.DCNTL_SSM)
+    chip.run(s.modify(reg.SCRATCHA, 'load', 7), s.int(5))
+    expect(chip.r8(reg.DSTAT)).toBe(reg.DSTAT_DFE | reg.DSTAT_SSI)
+    expect([chip.r8(reg.SCRATCHA), chip.r32(reg.DSP)]).toEqual([7, PROGRAM + 8])
+    chip.w8(reg.DCNTL, reg.DCNTL_SSM | reg.DCNTL_STD)
+    expect(chip.r8(reg.DSTAT)).toBe(reg.DSTAT_DFE | reg.DSTAT_SIR)
+  })
+
+  test('the general purpose timer interrupts when its time is over', () => {
+    const chip = machine()
+    chip.w8(reg.SIEN1, reg.SIST1_GEN)
+    chip.w8(reg.STIME1, 11)
+    chip.bus.clock.advance(200)
+    expect(chip.r8(reg.SIST1)).toBe(0)
+    chip.bus.clock.advance(50)
+    expect(chip.r8(reg.SIST1)).toBe(reg.SIST1_GEN)
+  })
+
+  test('DMODE MAN: DSP does not start, DCNTL STD does', () => {
+    const chip = machine()
+    chip.w8(reg.DMODE, reg.DMODE_MAN)
+    chip.run(s.int(3))
+    expect(chip.r8(reg.ISTAT0)).toBe(0)
+    chip.w8(reg.DCNTL, reg.DCNTL_STD)
+    expect(chip.r32(reg.DSPS)).toBe(3)
+  })
+
+  test('soft reset: registers as after power on, programs gone', () => {
+    const chip = machine()
+    chip.run(s.waitReselect())
+    chip.w32(reg.SCRATCHA, 5)
+    chip.w8(reg.ISTAT0, reg.ISTAT0_SRST)
+    chip.w8(reg.ISTAT0, 0)
+    expect([chip.r32(reg.SCRATCHA), chip.r8(reg.ISTAT1), chip.r8(reg.SCNTL0), chip.r8(reg.DSTAT)]).toEqual([
+      0, 0, 0xc0, 0x80,
+    ])
+  })
+})
+
+describe('register instructions (5.5)', () => {
+  test.each([
+    ['load', 0x0f, 0x35, 0x35],
+    ['or', 0x0f, 0x30, 0x3f],
+    ['xor', 0x0f, 0x3c, 0x33],
+    ['and', 0x0f, 0x3c, 0x0c],
+    ['add', 0xf0, 0x20, 0x10],
+    ['shl', 0x81, 0, 0x02],
+    ['shr', 0x81, 0, 0x40],
+  ] as const)('MOVE register %s', (operator, before, data, result) => {
+    const chip = machine()
+    chip.w8(reg.SCRATCHB, before)
+    chip.run(s.clear(s.CARRY), s.modify(reg.SCRATCHB, operator, data), s.int(1))
+    expect(chip.r8(reg.SCRATCHB)).toBe(result)
+  })
+
+  test('carry goes from ADD through ADD WITH CARRY, and through shifts', () => {
+    const chip = machine()
+    chip.w32(reg.SCRATCHA, 0x00ff_80ff)
+    chip.run(
+      s.clear(s.CARRY),
+      s.modify(reg.SCRATCHA, 'add', 1),
+      s.modify(reg.SCRATCHA + 1, 'addc', 0x7f),
+      s.modify(reg.SCRATCHA + 2, 'addc', 0),
+      s.modify(reg.SCRATCHA + 3, 'shl', 0),
+      s.int(1),
+    )
+    expect(chip.r32(reg.SCRATCHA)).toBe(0x01000000)
+  })
+
+  test('to and from SFBR, and with SFBR as the operand; registers above 7Fh too', () => {
+    const chip = machine()
+    chip.w8(reg.SCRATCHC + 0x30, 0x21)
+    chip.run(
+      s.toSfbr(reg.SCRATCHC + 0x30, 'or', 0x10),
+      s.fromSfbr(reg.SCRATCHA, 'and', 0xf0),
+      s.modify(reg.SCRATCHC + 0x30, 'add', 0, true),
+      s.int(1),
+    )
+    expect([chip.r8(reg.SFBR), chip.r8(reg.SCRATCHA), chip.r8(reg.SCRATCHC + 0x30)]).toEqual([0x31, 0x30, 0x52])
+  })
+})
+
+describe('transfer control (5.6)', () => {
+  test('CALL and RETURN through TEMP, relative jumps', () => {
+    const chip = machine()
+    chip.run(
+      s.call(16, { relative: true }), // to the fourth
+      s.modify(reg.SCRATCHA + 1, 'load', 2),
+      s.int(7),
+      s.modify(reg.SCRATCHA, 'load', 1),
+      s.ret(),
+    )
+    expect([chip.r32(reg.DSPS), chip.r8(reg.SCRATCHA), chip.r8(reg.SCRATCHA + 1)]).toEqual([7, 1, 2])
+  })
+
+  test.each([
+    ['data is equal', { data: 0x5a }, true],
+    ['data is not equal', { data: 0x5b }, false],
+    ['masked data is equal', { data: 0x50, mask: 0x0f }, true],
+    ['not, and data is equal', { data: 0x5a, not: true }, false],
+    ['not, and data is not equal', { data: 0x5b, not: true }, true],
+    ['carry is set', { carry: true }, true],
+    ['not carry, and it is set', { carry: true, not: true }, false],
+    ['never: false without a comparison', { not: true }, false],
+    ['both must be false for not: data differs, phase is equal', { data: 0x5b, phase: s.DATA_OUT, not: true }, false],
+  ] as const)('INT IF %s', (_, condition, taken) => {
+    const chip = machine()
+    const program = [s.set(s.CARRY), s.modify(reg.SCRATCHA, 'load', 0x5a), s.toSfbr(reg.SCRATCHA, 'or', 0)]
+    expect(chip.run(...program, s.int(1, condition), s.int(2))).toBe(taken ? 1 : 2)
+  })
+
+  test('an operation code that is reserved is an illegal instruction', () => {
+    const chip = machine()
+    chip.run([0xa0080000, 0])
+    expect(chip.r8(reg.DSTAT)).toBe(reg.DSTAT_DFE | reg.DSTAT_IID)
+  })
+})
+
+describe('memory moves, load and store (5.7, 5.8)', () => {
+  test('MOVE MEMORY copies memory, and to registers', () => {
+    const chip = machine()
+    chip.put(BUFFER, 1, 2, 3, 4)
+    chip.run(s.memoryMove(4, BUFFER, BUFFER + 0x100), s.memoryMove(4, BUFFER, chip.base + reg.SCRATCHA), s.int(1))
+    expect(chip.bytes(BUFFER + 0x100, 4)).toEqual([1, 2, 3, 4])
+    expect(chip.r32(reg.SCRATCHA)).toBe(0x04030201)
+    expect(chip.bus.memory.isDirty(BUFFER + 0x100, 4)).toBe(true)
+  })
+
+  test('LOAD and STORE, absolute and relative to DSA', () => {
+    const chip = machine()
+    chip.put(TABLE + 0x10, 0xaa, 0xbb, 0xcc, 0xdd)
+    chip.w32(reg.DSA, TABLE + 0x20)
+    chip.run(s.load(reg.SCRATCHA, 4, -0x10, true), s.store(reg.SCRATCHA + 1, 2, BUFFER + 1), s.int(1))
+    expect(chip.r32(reg.SCRATCHA)).toBe(0xddccbbaa)
+    expect(chip.bytes(BUFFER, 4)).toEqual([0, 0xbb, 0xcc, 0])
+  })
+
+  test('a load across a dword boundary is an illegal instruction; one from no memory a bus fault', () => {
+    const chip = machine()
+    chip.run(s.load(reg.SCRATCHA + 2, 4, TABLE))
+    expect(chip.r8(reg.DSTAT)).toBe(reg.DSTAT_DFE | reg.DSTAT_IID)
+    chip.run(s.load(reg.SCRATCHA, 4, 0x7000_0000))
+    expect(chip.r8(reg.DSTAT)).toBe(reg.DSTAT_DFE | reg.DSTAT_BF)
+  })
+
+  test('CVE-2023-0330: a program that writes DSP from itself jumps, and does not nest', () => {
+    const chip = machine()
+    const elsewhere = PROGRAM + 0x1000
+    s.assemble(chip.bus.memory, elsewhere, s.int(0x55))
+    chip.bus.memory.data.setUint32(BUFFER, elsewhere, true)
+    chip.run(s.memoryMove(4, BUFFER, chip.base + reg.DSP), s.int(1))
+    expect(chip.r32(reg.DSPS)).toBe(0x55)
+  })
+
+  test('without bus mastering nothing is fetched', () => {
+    const chip = machine()
+    chip.device.config.write(4, 2, 0x0003)
+    chip.run(s.int(1))
+    expect(chip.r8(reg.DSTAT)).toBe(reg.DSTAT_DFE | reg.DSTAT_BF)
+  })
+})
+
+describe('commands', () => {
+  test('a whole READ: selection, messages, command, data, status, message, bus free', () => {
+    const chip = ready(machine())
+    chip.run(...io(chip, READ(5, 2), { data: [s.move(1024, BUFFER, s.DATA_IN)] }))
+    expect(chip.r32(reg.DSPS)).toBe(0x77)
+    expect(chip.bytes(SCRATCH + 0x20, 2)).toEqual([0, 0])
+    expect(chip.bytes(BUFFER, 1024)).toEqual([...chip.content.subarray(5 * 512, 7 * 512)])
+    expect(chip.bus.memory.isDirty(BUFFER, 1024)).toBe(true)
+    expect(chip.r8(reg.ISTAT0) & reg.ISTAT0_CON).toBe(0)
+  })
+
+  test('a WRITE in many pieces, direct, indirect, by table and chained', async () => {
+    const chip = ready(machine())
+    chip.put(BUFFER, ...Array.from({ length: 1024 }, (_, i) => (i * 3) & 0xff))
+    chip.bus.memory.data.setUint32(BUFFER - 8, BUFFER + 100, true)
+    const { data } = chip.bus.memory
+    for (const [i, [count, at]] of [
+      [412, BUFFER + 300],
+      [312, BUFFER + 712],
+    ].entries()) {
+      data.setUint32(TABLE + 8 * i, count!, true)
+      data.setUint32(TABLE + 8 * i + 4, at!, true)
+    }
+    chip.w32(reg.DSA, TABLE)
+    const moves = [
+      s.move(100, BUFFER, s.DATA_OUT),
+      s.moveIndirect(200, BUFFER - 8, s.DATA_OUT),
+      s.moveTable(0, s.DATA_OUT),
+      s.chmovTable(8, s.DATA_OUT),
+    ]
+    chip.run(...io(chip, WRITE(9, 2), { data: moves }))
+    await chip.stopped()
+    expect(chip.bytes(SCRATCH + 0x20, 2)).toEqual([0, 0])
+    chip.r8(reg.DSTAT)
+    chip.run(...io(chip, READ(9, 2), { data: [s.move(1024, BUFFER + 0x1000, s.DATA_IN)] }))
+    expect(chip.bytes(BUFFER + 0x1000, 1024)).toEqual(chip.bytes(BUFFER, 1024))
+  })
+
+  test('SELECT of an id that nobody has: selection time-out', () => {
+    const chip = machine()
+    chip.run(s.selectAtn(5), s.int(1))
+    expect(chip.r16(reg.SIST0)).toBe(reg.SIST1_STO << 8)
+  })
+
+  test('SELECT FROM takes id, SCNTL3 and SXFER from the table', () => {
+    const chip = machine()
+    chip.bus.memory.data.setUint32(TABLE + 4, 0x33_03_08_00, true)
+    chip.w32(reg.DSA, TABLE)
+    chip.run(s.selectAtnFrom(4), s.int(1, { phase: s.MSG_OUT, when: true }))
+    expect([chip.r8(reg.SDID), chip.r8(reg.SCNTL3), chip.r8(reg.SXFER)]).toEqual([3, 0x33, 0x08])
+    expect(chip.r32(reg.DSPS)).toBe(1)
+    expect(chip.r8(reg.SBCL) & 7).toBe(s.MSG_OUT)
+  })
+
+  test('a target that has less than the program expects: phase mismatch, MA, the rest in DBC and DNAD', () => {
+    const chip = ready(machine())
+    chip.run(...io(chip, [0x12, 0, 0, 0, 36, 0], { data: [s.move(100, BUFFER, s.DATA_IN)] }))
+    expect(chip.r16(reg.SIST0)).toBe(reg.SIST0_MA)
+    expect(chip.r32(reg.DBC) & 0xffffff).toBe(64)
+    expect(chip.r32(reg.DNAD)).toBe(BUFFER + 36)
+    expect(chip.r8(reg.SSTAT1) & 7).toBe(s.STATUS)
+  })
+
+  test('with ENPMJ it jumps instead: PMJAD2 for data in, with RBC, UA, IA and SBC', () => {
+    const chip = ready(machine())
+    const handler = PROGRAM + 0x800
+    s.assemble(chip.bus.memory, handler, s.int(0x99))
+    chip.w8(reg.CCNTL0, reg.CCNTL0_ENPMJ | reg.CCNTL0_PMJCTL)
+    chip.w32(reg.PMJAD1, 0)
+    chip.w32(reg.PMJAD2, handler)
+    chip.run(...io(chip, [0x12, 0, 0, 0, 36, 0], { data: [s.move(100, BUFFER, s.DATA_IN)] }))
+    expect(chip.r32(reg.DSPS)).toBe(0x99)
+    expect(chip.r32(reg.RBC) & 0xffffff).toBe(64)
+    expect([chip.r32(reg.UA), chip.r32(reg.IA), chip.r32(reg.SBC) & 0xffffff]).toEqual([BUFFER + 36, PROGRAM + 24, 36])
+  })
+
+  test('a transfer to where there is no memory is a bus fault', () => {
+    const chip = ready(machine())
+    chip.run(...io(chip, READ(0, 1), { data: [s.move(512, 0x7fff_0000, s.DATA_IN)] }))
+    expect(chip.r8(reg.DSTAT)).toBe(reg.DSTAT_DFE | reg.DSTAT_BF)
+  })
+
+  test('a command of the second LUN goes there', () => {
+    const chip = machine()
+    chip.run(...io(chip, [0x12, 0, 0, 0, 36, 0], { messages: [0x81], data: [s.move(36, BUFFER, s.DATA_IN)] }))
+    expect(chip.bytes(BUFFER, 1)).toEqual([0])
+    chip.r8(reg.DSTAT)
+    chip.run(...io(chip, [0x12, 0, 0, 0, 36, 0], { messages: [0x85], data: [s.move(36, BUFFER, s.DATA_IN)] }))
+    expect(chip.bytes(BUFFER, 1)).toEqual([0x7f])
+  })
+})
+
+describe('messages (SPI-3 16)', () => {
+  test.each([
+    ['SDTR is answered with what the bus can', [0x80, 1, 3, 1, 0x0a, 31], [1, 3, 1, 0x0a, 31]],
+    ['SDTR: too fast and too deep is brought down', [0x80, 1, 3, 1, 0x01, 0xff], [1, 3, 1, 0x0a, 31]],
+    ['WDTR: 16 bits', [0x80, 1, 2, 3, 1], [1, 2, 3, 1]],
+    ['PPR: no DT clocking', [0x80, 1, 6, 4, 0x09, 0, 0x3e, 1, 2], [1, 6, 4, 0x0a, 0, 31, 1, 0]],
+    ['an unknown message is rejected', [0x80, 0x1f], [7]],
+    ['an unknown extended message is rejected', [0x80, 1, 2, 0x55, 1], [7]],
+  ])('%s', (_, messages, answer) => {
+    const chip = machine()
+    chip.put(SCRATCH, ...messages)
+    chip.run(
+      s.selectAtn(3),
+      s.move(messages.length, SCRATCH, s.MSG_OUT),
+      s.move(answer.length, BUFFER, s.MSG_IN),
+      s.clear(s.ACK),
+      s.int(1, { phase: s.COMMAND, when: true }),
+    )
+    expect(chip.r32(reg.DSPS)).toBe(1)
+    expect(chip.bytes(BUFFER, answer.length)).toEqual(answer)
+  })
+
+  test('ABORT TASK SET frees the bus: an unexpected disconnect unless SDU was cleared', () => {
+    const chip = machine()
+    chip.put(SCRATCH, 0x80, 0x06)
+    chip.run(s.selectAtn(3), s.move(2, SCRATCH, s.MSG_OUT), s.int(1))
+    expect(chip.r16(reg.SIST0)).toBe(reg.SIST0_UDC)
+    chip.run(
+      s.selectAtn(3),
+      s.modify(reg.SCNTL2, 'and', 0x7f),
+      s.move(2, SCRATCH, s.MSG_OUT),
+      s.waitDisconnect(),
+      s.int(4),
+    )
+    expect(chip.r16(reg.SIST0)).toBe(0)
+    expect(chip.r32(reg.DSPS)).toBe(4)
+  })
+
+  test('SATN/ during the command turns the target to MESSAGE OUT', () => {
+    const chip = machine()
+    chip.put(SCRATCH, 0x80)
+    chip.run(
+      s.selectAtn(3),
+      s.move(1, SCRATCH, s.MSG_OUT),
+      s.set(s.ATN),
+      s.int(1, { phase: s.MSG_OUT, when: true }),
+      s.int(2),
+    )
+    expect(chip.r32(reg.DSPS)).toBe(1)
+  })
+})
+
+describe('disconnection and reselection', () => {
+  /** Sends a tagged READ whose disk answers later: the target disconnects, and the program waits for reselection. */
+  function slowRead(chip: Chip, tag: number, lba: number): (readonly number[])[] {
+    chip.put(SCRATCH + 0x100 * tag, 0xc0, 0x20, tag)
+    chip.put(SCRATCH + 0x100 * tag + 0x10, ...READ(lba, 8))
+    return [
+      s.selectAtn(3),
+      s.move(3, SCRATCH + 0x100 * tag, s.MSG_OUT),
+      s.move(10, SCRATCH + 0x100 * tag + 0x10, s.COMMAND),
+      s.move(1, SCRATCH + 0x100 * tag + 0x20, s.MSG_IN),
+      s.modify(reg.SCNTL2, 'and', 0x7f),
+      s.clear(s.ACK),
+      s.waitDisconnect(),
+    ]
+  }
+
+  const takeReselection = (at: number, buffer: number) => [
+    s.waitReselect(),
+    s.move(1, at, s.MSG_IN),
+    s.clear(s.ACK),
+    s.move(2, at + 1, s.MSG_IN),
+    s.clear(s.ACK),
+    s.move(4096, buffer, s.DATA_IN),
+    s.move(1, at + 3, s.STATUS),
+    s.move(1, at + 4, s.MSG_IN),
+    s.modify(reg.SCNTL2, 'and', 0x7f),
+    s.clear(s.ACK),
+    s.waitDisconnect(),
+  ]
+
+  test('several commands in flight: each disconnects, each comes back with its tag and its data', async () => {
+    const chip = ready(machine())
+    chip.faulty.later()
+    chip.run(
+      ...slowRead(chip, 1, 16),
+      ...slowRead(chip, 2, 32),
+      ...takeReselection(TABLE, BUFFER),
+      ...takeReselection(TABLE + 0x10, BUFFER + 0x1000),
+      s.int(0x66),
+    )
+    expect(chip.bytes(SCRATCH + 0x120, 1)).toEqual([4])
+    await chip.stopped()
+    expect(chip.r32(reg.DSPS)).toBe(0x66)
+    expect(chip.r8(reg.SSID)).toBe(reg.SSID_VAL | 3)
+    expect(chip.bytes(TABLE, 5)).toEqual([0x80, 0x20, 1, 0, 0])
+    expect(chip.bytes(TABLE + 0x10, 5)).toEqual([0x80, 0x20, 2, 0, 0])
+    expect(chip.bytes(BUFFER, 4096)).toEqual([...chip.content.subarray(16 * 512, 24 * 512)])
+    expect(chip.bytes(BUFFER + 0x1000, 4096)).toEqual([...chip.content.subarray(32 * 512, 40 * 512)])
+  })
+
+  test('without the disconnect privilege the target holds the bus until it has the data', async () => {
+    const chip = ready(machine())
+    chip.faulty.later()
+    chip.run(...io(chip, READ(4, 1), { data: [s.move(512, BUFFER, s.DATA_IN)] }))
+    expect(chip.r8(reg.ISTAT0) & reg.ISTAT0_CON).toBe(reg.ISTAT0_CON)
+    await chip.stopped()
+    expect(chip.r32(reg.DSPS)).toBe(0x77)
+    expect(chip.bytes(BUFFER, 512)).toEqual([...chip.content.subarray(4 * 512, 5 * 512)])
+  })
+
+  test('WAIT RESELECT with SIGP set takes the other way, and CTEST2 clears it', () => {
+    const chip = machine()
+    const other = PROGRAM + 0x800
+    s.assemble(chip.bus.memory, other, s.int(0x31))
+    chip.run(s.waitReselect(other), s.int(1))
+    chip.w8(reg.ISTAT0, reg.ISTAT0_SIGP)
+    expect(chip.r32(reg.DSPS)).toBe(0x31)
+    expect(chip.r8(reg.CTEST2) & reg.CTEST2_SIGP).toBe(reg.CTEST2_SIGP)
+    expect(chip.r8(reg.CTEST2) & reg.CTEST2_SIGP).toBe(0)
+  })
+
+  test('ABORT TASK takes one of two back; the other completes', async () => {
+    const chip = ready(machine())
+    chip.faulty.hold()
+    chip.put(SCRATCH, 0xc0, 0x20, 1, 0x0d)
+    chip.run(
+      ...slowRead(chip, 1, 16),
+      ...slowRead(chip, 2, 32),
+      s.selectAtn(3),
+      s.modify(reg.SCNTL2, 'and', 0x7f),
+      s.move(4, SCRATCH, s.MSG_OUT),
+      s.waitDisconnect(),
+      ...takeReselection(TABLE, BUFFER),
+      s.int(0x66),
+    )
+    await microtasks()
+    chip.faulty.release()
+    await chip.stopped()
+    expect(chip.r32(reg.DSPS)).toBe(0x66)
+    expect(chip.bytes(TABLE, 4)).toEqual([0x80, 0x20, 2, 0])
+  })
+
+  test('a bus reset during a transfer: nothing of it reaches memory any more (CVE-2023-5088)', async () => {
+    const chip = ready(machine())
+    chip.faulty.hold()
+    chip.run(...io(chip, READ(4, 8), { data: [s.move(4096, BUFFER, s.DATA_IN)] }))
+    await microtasks()
+    chip.w8(reg.SCNTL1, reg.SCNTL1_RST)
+    chip.w8(reg.SCNTL1, 0)
+    expect(chip.r16(reg.SIST0)).toBe(reg.SIST0_RST)
+    chip.put(BUFFER, ...new Array<number>(4096).fill(0xee))
+    chip.faulty.release()
+    await microtasks()
+    expect(chip.bytes(BUFFER, 4096).every((byte) => byte === 0xee)).toBe(true)
+    chip.run(...io(chip, TEST_UNIT_READY))
+    await chip.stopped()
+    expect(chip.r32(reg.DSPS)).toBe(0x77)
+    expect(chip.bytes(SCRATCH + 0x20, 1)).toEqual([2])
+  })
+})
+
+describe('bad programs', () => {
+  test('CVE-2019-12068: an endless program lets the host go on, and loses the guest its controller', () => {
+    const chip = machine()
+    chip.run(s.jump(PROGRAM))
+    expect(chip.r8(reg.ISTAT1)).toBe(reg.ISTAT1_SRUN)
+    expect(chip.bus.clock.deferred).toBe(1)
+    for (let i = 0; i < 5000 && chip.bus.clock.deferred > 0; i++) chip.bus.clock.turn()
+    expect(chip.r8(reg.DSTAT)).toBe(reg.DSTAT_DFE | reg.DSTAT_ABRT)
+  })
+
+  test('CVE-2022-0216: the same command aborted again and again', () => {
+    const chip = machine()
+    chip.put(SCRATCH, 0xc0, 0x20, 9, ...new Array<number>(64).fill(0x0d))
+    for (let i = 0; i < 10; i++) {
+      chip.run(
+        s.selectAtn(3),
+        s.modify(reg.SCNTL2, 'and', 0x7f),
+        s.move(60, SCRATCH, s.MSG_OUT),
+        s.waitDisconnect(),
+        s.int(i),
+      )
+      chip.r16(reg.SIST0)
+      chip.r8(reg.DSTAT)
+    }
+    chip.run(...io(chip, TEST_UNIT_READY))
+    expect(chip.r32(reg.DSPS)).toBe(0x77)
+  })
+
+  test('random words are run without an exception, and the chip can be reset after them', async () => {
+    let x = 0x2545f491
+    const random = () => {
+      x ^= x << 13
+      x ^= x >>> 17
+      x ^= x << 5
+      return x >>> 0
+    }
+    for (let round = 0; round < 300; round++) {
+      const chip = machine()
+      chip.w32(reg.DSA, TABLE)
+      for (let i = 0; i < 256; i++) {
+        const word = random()
+        chip.bus.memory.data.setUint32(
+          PROGRAM + 4 * i,
+          i % 2 === 0 ? word : (word % 3 === 0 ? PROGRAM + ((word % 1024) & ~7) : BUFFER) >>> 0,
+          true,
+        )
+      }
+      chip.w32(reg.DSP, PROGRAM)
+      for (let i = 0; i < 8; i++) {
+        chip.r8(reg.DSTAT)
+        chip.r16(reg.SIST0)
+        chip.w8(random() & 0xff, random() & 0xff)
+        chip.w32(reg.DSP, PROGRAM + ((random() % 1024) & ~7))
+        chip.bus.clock.turn()
+      }
+      await chip.device.reset()
+      chip.device.config.setBar(1, chip.base)
+      chip.device.config.write(4, 2, 7)
+      expect(chip.run(s.int(0x12))).toBe(0x12)
+    }
+  })
+})
+
+test('a saved state goes on where it was', () => {
+  const chip = machine()
+  chip.w32(reg.SCRATCHA, 0xcafe)
+  chip.run(s.set(s.CARRY), s.waitReselect(), s.int(1))
+  const saved = chip.device.save()
+  const other = machine()
+  other.bus.memory.ram.set(chip.bus.memory.ram)
+  other.device.restore(saved)
+  expect(other.r32(reg.SCRATCHA)).toBe(0xcafe)
+  expect(other.r8(reg.ISTAT1)).toBe(reg.ISTAT1_SRUN)
+  const way = PROGRAM + 0x800
+  s.assemble(other.bus.memory, way, s.int(0x21, { carry: true }))
+  s.assemble(other.bus.memory, PROGRAM + 8, s.waitReselect(way))
+  other.w8(reg.ISTAT0, reg.ISTAT0_SIGP)
+  expect(other.r32(reg.DSPS)).toBe(0x21)
+  expect(() => other.device.restore({ registers: 5 })).toThrow(/not the state/)
+})
