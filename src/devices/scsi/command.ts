@@ -48,9 +48,11 @@ export interface CommandSpec {
    * a 0 is an invalid field.
    */
   readonly usage: string
-  readonly access: Access
+  readonly access: Access | ((cdb: Uint8Array) => Access)
   /** Runs with a unit attention pending, and leaves it pending (SAM-5 5.14). */
   readonly unmindful?: boolean
+  /** Runs alone in its task set, as if it were ordered: an action that nothing may come in between. */
+  readonly exclusive?: boolean
   /** Needs a medium that is ready. */
   readonly medium?: boolean
   /** Does the work: asks the task for a data phase, ends well by returning, or throws a {@link CheckCondition}. */
@@ -114,13 +116,17 @@ export class CommandTable {
     return entry !== undefined && 'actions' in entry ? entry.actions.get(action) : undefined
   }
 
+  /** The row of a CDB, if there is one. */
+  row(cdb: Uint8Array): Row | undefined {
+    const entry = this.#rows[cdb[0]!]
+    return entry !== undefined && 'actions' in entry ? entry.actions.get(serviceAction(cdb)) : entry
+  }
+
   /** The row of a CDB; throws INVALID COMMAND OPERATION CODE, or INVALID FIELD IN CDB for an unknown service action. */
   find(cdb: Uint8Array): Row {
-    const entry = this.#rows[cdb[0]!]
-    if (entry === undefined) throw new CheckCondition(INVALID_COMMAND_OPERATION_CODE)
-    if (!('actions' in entry)) return entry
-    const row = entry.actions.get(serviceAction(cdb))
+    const row = this.row(cdb)
     if (row !== undefined) return row
+    if (this.#rows[cdb[0]!] === undefined) throw new CheckCondition(INVALID_COMMAND_OPERATION_CODE)
     throw new CheckCondition(INVALID_FIELD_IN_CDB, {
       field: cdb[0] === 0x7f ? { cdb: true, byte: 8 } : { cdb: true, byte: 1, bit: 4 },
     })

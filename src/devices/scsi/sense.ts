@@ -20,6 +20,7 @@ export const NO_ADDITIONAL_SENSE: Condition = [0x0, 0x00, 0x00]
 export const SANITIZE_IN_PROGRESS: Condition = [0x2, 0x04, 0x1b]
 export const FORMAT_IN_PROGRESS: Condition = [0x2, 0x04, 0x04]
 export const INITIALIZING_COMMAND_REQUIRED: Condition = [0x2, 0x04, 0x02]
+export const SELF_TEST_IN_PROGRESS: Condition = [0x2, 0x04, 0x09]
 export const BECOMING_READY: Condition = [0x2, 0x04, 0x01]
 export const MEDIUM_NOT_PRESENT: Condition = [0x2, 0x3a, 0x00]
 export const MEDIUM_NOT_PRESENT_TRAY_CLOSED: Condition = [0x2, 0x3a, 0x01]
@@ -29,6 +30,7 @@ export const UNRECOVERED_READ_ERROR: Condition = [0x3, 0x11, 0x00]
 export const FORMAT_COMMAND_FAILED: Condition = [0x3, 0x31, 0x01]
 export const SANITIZE_COMMAND_FAILED: Condition = [0x3, 0x31, 0x03]
 export const COMMUNICATION_FAILURE: Condition = [0x4, 0x08, 0x00]
+export const LOGICAL_UNIT_FAILED_SELF_TEST: Condition = [0x4, 0x3e, 0x03]
 export const TIMEOUT_ON_LOGICAL_UNIT: Condition = [0x4, 0x3e, 0x02]
 export const INTERNAL_TARGET_FAILURE: Condition = [0x4, 0x44, 0x00]
 export const PARAMETER_LIST_LENGTH_ERROR: Condition = [0x5, 0x1a, 0x00]
@@ -100,6 +102,8 @@ export class CheckCondition extends Error implements Sense {
   declare readonly specific?: number
   declare readonly field?: FieldPointer
   declare readonly progress?: number
+  declare readonly deferred?: boolean
+  declare readonly wrongLength?: boolean
   /** Bytes of the transfer that failed which were still moved well, from its start. */
   readonly moved: number
 

@@ -1,7 +1,7 @@
 /** One command on its way through a logical unit: its data phase, its status, its abort (SAM-5 5 and 8). */
 import { bytesVec, copyVec, type IoVec } from '../../block/iovec.ts'
 import { after, isLater, type Now, repeat } from '../../block/now.ts'
-import { type Command, STATUS_CHECK_CONDITION, STATUS_GOOD, STATUS_TASK_ABORTED } from './command.ts'
+import { type Attribute, type Command, STATUS_CHECK_CONDITION, STATUS_GOOD, STATUS_TASK_ABORTED } from './command.ts'
 import { CheckCondition, DATA_PHASE_ERROR, PARAMETER_LIST_LENGTH_ERROR, type Sense } from './sense.ts'
 import type { Stages } from './stage.ts'
 import { Collector, type DataSink, type DataSource, Reply } from './transfer.ts'
@@ -31,6 +31,8 @@ const NO_SENSE = new Uint8Array(0)
  */
 export class Task {
   readonly command: Command
+  /** How it queues: by its attribute, or ordered if the command must run alone. */
+  readonly order: Attribute
   phase: Phase = 'busy'
   /** Bytes that the data phase moves in all. */
   length = 0
@@ -45,6 +47,7 @@ export class Task {
   /** Host requests under way: completes, never rejects. */
   #work: Promise<void> | undefined
   #lent: IoVec | undefined
+  #abandon: (() => void) | undefined
   #stage: Uint8Array | undefined
   #staged = 0
   #taken = 0
@@ -54,8 +57,9 @@ export class Task {
   #wake: ((phase: Phase) => void) | undefined
   #next: Promise<Phase> | undefined
 
-  constructor(command: Command, owner: TaskOwner) {
+  constructor(command: Command, owner: TaskOwner, alone = false) {
     this.command = command
+    this.order = alone && command.attribute !== 'head' ? 'ordered' : command.attribute
     this.#owner = owner
   }
 
@@ -149,6 +153,7 @@ export class Task {
       return
     }
     this.#lent?.revoke()
+    this.#abandon?.()
     return this.#work
   }
 
@@ -165,6 +170,20 @@ export class Task {
       () => handler(this),
       () => this.#begin(),
     )
+  }
+
+  /** Names the memory that a handler's own request works on, so that an abort cuts it off; returns it. */
+  lend(memory: IoVec): IoVec {
+    this.#lent = memory
+    return memory
+  }
+
+  /** Waits for work that goes on without the task: an abort does not wait for it. */
+  until(work: Promise<void>): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#abandon = resolve
+      work.then(resolve, reject)
+    })
   }
 
   /** Asks for a data-in phase; called by a handler. */
@@ -271,12 +290,13 @@ export class Task {
     const length = Math.min(stage.length, left)
     this.#taken = 0
     this.#staged = 0
+    const into = bytesVec(stage.subarray(0, length))
     return this.#attempt(
-      () => this.#source!.read(this.transferred, bytesVec(stage.subarray(0, length))),
+      () => this.#source!.read(this.transferred, into),
       () => {
         this.#staged = length
       },
-      undefined,
+      into,
       (error) => {
         const moved = error instanceof CheckCondition ? error.moved : 0
         if (moved === 0 || this.#aborted) this.fail(error)
@@ -332,6 +352,7 @@ export class Task {
         this.#staged = 0
         if (last) this.#finishData()
       },
+      from,
     )
   }
 
@@ -343,6 +364,7 @@ export class Task {
     failed: (error: unknown) => void = (error) => this.#failed(error),
   ): Now<void> {
     let value: Now<void>
+    this.#lent = lent
     try {
       value = start()
     } catch (error) {
@@ -353,7 +375,6 @@ export class Task {
       done()
       return
     }
-    this.#lent = lent
     const end = () => {
       this.#work = undefined
       this.#lent = undefined

@@ -32,7 +32,7 @@ export class TaskSet {
 
   /** Takes a task into the set, and starts it if nothing is before it, or at once if `urgent`. */
   add(task: Task, urgent = false): void {
-    const { attribute } = task.command
+    const attribute = task.order
     const barrier = attribute === 'ordered' || attribute === 'head'
     const first = attribute === 'head' || this.#tasks.length === 0 || (this.#barriers === 0 && !barrier)
     const free = urgent || (first && !this.#blocked(task))
@@ -49,7 +49,7 @@ export class TaskSet {
     if (at < 0) return
     this.#tasks.splice(at, 1)
     this.#dormant.delete(task)
-    const { attribute } = task.command
+    const attribute = task.order
     if (attribute === 'ordered' || attribute === 'head') this.#barriers--
     this.wake()
   }
@@ -78,7 +78,7 @@ export class TaskSet {
     let heads = false
     let older = false
     for (const task of this.#tasks) {
-      const { attribute } = task.command
+      const attribute = task.order
       if (attribute === 'head') heads = true
       else if (heads || (attribute === 'ordered' && older)) break
       if (this.#dormant.has(task) && !this.#blocked(task)) enabled.push(task)

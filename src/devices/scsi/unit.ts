@@ -35,7 +35,8 @@ import { Stages } from './stage.ts'
 import { Task, type TaskOwner } from './task.ts'
 import { TASK_LIMIT, TaskSet } from './taskset.ts'
 
-export const REQUEST_SENSE = 0x03
+const REQUEST_SENSE = 0x03
+const INQUIRY = 0x12
 
 /** What a unit keeps for one initiator port. */
 interface Nexus {
@@ -44,6 +45,8 @@ interface Nexus {
   attentions: Condition[]
   /** Sense data that waits for REQUEST SENSE: the nexus is in contingent allegiance. */
   sense: Sense | undefined
+  /** An error of work that no task waited for, until a command can report it. */
+  deferred: Sense | undefined
   /** Tasks that ended with CHECK CONDITION meanwhile. */
   waiting: { readonly task: Task; readonly sense: Sense }[]
 }
@@ -83,7 +86,7 @@ export abstract class LogicalUnit implements TaskOwner {
   /** Peripheral device type (SPC-4 table 139). */
   abstract readonly deviceType: number
   abstract readonly identity: Identity
-  protected abstract readonly table: CommandTable
+  protected abstract table: CommandTable
   readonly #tasks: TaskSet
   readonly #nexuses = new Map<number, Nexus>()
 
@@ -106,7 +109,7 @@ export abstract class LogicalUnit implements TaskOwner {
 
   /** Takes a command on; what becomes of it is in the task. */
   submit(command: Command): Task {
-    const task = new Task(command, this)
+    const task = new Task(command, this, this.table.row(command.cdb)?.exclusive === true)
     const nexus = this.#nexus(command.initiator)
     const sensing = command.cdb[0] === REQUEST_SENSE
     if (nexus.sense !== undefined && !sensing) this.#endAllegiance(nexus)
@@ -145,8 +148,21 @@ export abstract class LogicalUnit implements TaskOwner {
       this.#endAllegiance(nexus)
       return sense
     }
+    const { deferred } = nexus
+    if (deferred !== undefined) {
+      nexus.deferred = undefined
+      return deferred
+    }
     const attention = nexus.attentions.shift()
     return attention === undefined ? this.pollableSense() : { condition: attention }
+  }
+
+  /** Tells an initiator port, at its next command, of an error of work that its command did not wait for (SPC-4 4.5.6). */
+  deferError(initiator: number, error: unknown): void {
+    const sense = this.senseOf(error)
+    if (sense === undefined) return
+    const { condition, information } = sense
+    this.#nexus(initiator).deferred = { condition, deferred: true, ...(information !== undefined && { information }) }
   }
 
   /** Whether an initiator port has sense data waiting, which old adapters ask before they send REQUEST SENSE. */
@@ -293,6 +309,11 @@ export abstract class LogicalUnit implements TaskOwner {
   #admit({ cdb, initiator, lun }: Command): Row {
     const nexus = this.#nexus(initiator)
     const attention = nexus.attentions[0]
+    const { deferred } = nexus
+    if (deferred !== undefined && cdb[0] !== INQUIRY && cdb[0] !== REQUEST_SENSE) {
+      nexus.deferred = undefined
+      throw new CheckCondition(deferred.condition, deferred)
+    }
     const row = attention === undefined ? this.table.find(cdb) : this.#attended(nexus, attention, cdb)
     this.table.check(row, cdb, lun)
     this.checkBusy(row)
@@ -301,10 +322,8 @@ export abstract class LogicalUnit implements TaskOwner {
   }
 
   #attended(nexus: Nexus, attention: Condition, cdb: Uint8Array): Row {
-    const row = this.table.entry(cdb[0]!)
-    if (row !== undefined && row !== 'actions' && row.unmindful) return row
-    const action = row === 'actions' ? this.table.find(cdb) : undefined
-    if (action?.unmindful) return action
+    const row = this.table.row(cdb)
+    if (row?.unmindful) return row
     nexus.attentions.shift()
     throw new CheckCondition(attention)
   }
@@ -313,7 +332,13 @@ export abstract class LogicalUnit implements TaskOwner {
     let nexus = this.#nexuses.get(initiator)
     if (nexus === undefined) {
       const attention = this.powerOnAttention()
-      nexus = { initiator, attentions: attention ? [attention] : [], sense: undefined, waiting: [] }
+      nexus = {
+        initiator,
+        attentions: attention ? [attention] : [],
+        sense: undefined,
+        deferred: undefined,
+        waiting: [],
+      }
       this.#nexuses.set(initiator, nexus)
     }
     return nexus

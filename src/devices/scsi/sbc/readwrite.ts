@@ -1,85 +1,70 @@
 /** READ and WRITE (SBC-3 5.8 to 5.12, 5.32 to 5.38). */
-import type { Disk } from '../../../block/disk.ts'
-import { type CommandSpec, u16, u24, u32, u64 } from '../command.ts'
+import type { Now } from '../../../block/now.ts'
+import type { CommandSpec } from '../command.ts'
 import { ReadExtent, WriteExtent } from '../extent.ts'
-import { CheckCondition, LBA_OUT_OF_RANGE, WRITE_PROTECTED } from '../sense.ts'
 import type { Task } from '../task.ts'
+import { type Blocks, checkedRange } from './range.ts'
 
-/** The part of a unit that moves blocks. */
-export interface BlockMover {
-  readonly disk: Disk
-  readonly block: number
-  readonly blocks: number
+export const FUA = 1 << 3
+
+/** Whether a CDB asks for FUA, which 6-byte ones cannot. */
+export function forcesUnitAccess(cdb: Uint8Array): boolean {
+  return cdb[0]! >= 0x20 && (cdb[1]! & FUA) !== 0
 }
 
-/** A run of logical blocks. */
-export interface BlockRange {
-  readonly lba: number
-  readonly count: number
+function read(unit: Blocks, task: Task): Now<void> {
+  const { disk, block } = unit
+  const { lba, count } = checkedRange(unit, task.cdb)
+  task.dataIn(new ReadExtent({ disk, at: lba * block, block }, count * block))
+  unit.logs.moved('read', count * block)
+  // SBC-3 4.15: what is newer in a volatile cache goes to the medium before a read that must come from there
+  if (forcesUnitAccess(task.cdb) && disk.writeCache) return unit.flush(task)
 }
 
-/** LBA and TRANSFER LENGTH of a CDB of any group; a zero length of a 6-byte CDB is 256 (SBC-3 5.8). */
-export function blockRange(cdb: Uint8Array): BlockRange {
-  switch (cdb[0]! >>> 5) {
-    case 0:
-      return { lba: u24(cdb, 1) & 0x1fffff, count: cdb[4]! || 256 }
-    case 4:
-      return { lba: u64(cdb, 2), count: u32(cdb, 10) }
-    case 5:
-      return { lba: u32(cdb, 2), count: u32(cdb, 6) }
-    default:
-      return { lba: u32(cdb, 2), count: u16(cdb, 7) }
+function write(unit: Blocks, task: Task): void {
+  const { disk, block } = unit
+  const { lba, count } = checkedRange(unit, task.cdb)
+  unit.checkWritable()
+  const length = count * block
+  const written = () => {
+    unit.logs.moved('write', length)
+    return unit.allocationChanged(task, length)
   }
+  task.dataOut(new WriteExtent({ disk, at: lba * block, block }, length, forcesUnitAccess(task.cdb), written))
 }
 
-/** Throws LOGICAL BLOCK ADDRESS OUT OF RANGE for blocks that are not all on the medium. */
-export function checkRange(unit: BlockMover, { lba, count }: BlockRange): void {
-  if (lba + count > unit.blocks) throw new CheckCondition(LBA_OUT_OF_RANGE)
-}
-
-const FUA = 1 << 3
-
-function read(unit: BlockMover, task: Task): void {
-  const range = blockRange(task.cdb)
-  checkRange(unit, range)
-  const { disk, block } = unit
-  task.dataIn(new ReadExtent({ disk, at: range.lba * block, block }, range.count * block))
-}
-
-function write(unit: BlockMover, task: Task): void {
-  const { cdb } = task
-  const range = blockRange(cdb)
-  checkRange(unit, range)
-  const { disk, block } = unit
-  if (disk.readOnly) throw new CheckCondition(WRITE_PROTECTED)
-  const fua = cdb[0]! >= 0x20 && (cdb[1]! & FUA) !== 0
-  task.dataOut(new WriteExtent({ disk, at: range.lba * block, block }, range.count * block, fua))
-}
-
-function transfers(
+/** The four forms of a command that moves blocks: 6, 10, 12 and 16 bytes; `bits` of byte 1 are looked at. */
+export function forms(
   name: string,
-  opcodes: readonly number[],
-  access: 'read' | 'write',
-  run: (task: Task) => void,
+  opcodes: readonly [number | undefined, number, number, number],
+  bits: number,
+  rest: Pick<CommandSpec, 'access' | 'run'>,
 ): CommandSpec[] {
-  return [
-    { name: `${name}(6)`, opcode: opcodes[0]!, usage: ' 1f ff ff ff 00', access, medium: true, run },
-    { name: `${name}(10)`, opcode: opcodes[1]!, usage: ' fb ff ff ff ff 1f ff ff 00', access, medium: true, run },
-    { name: `${name}(12)`, opcode: opcodes[2]!, usage: ' fb ff ff ff ff ff ff ff ff 1f 00', access, medium: true, run },
-    {
-      name: `${name}(16)`,
-      opcode: opcodes[3]!,
-      usage: ' fb ff ff ff ff ff ff ff ff ff ff ff ff 1f 00',
-      access,
-      medium: true,
-      run,
-    },
-  ].map((spec) => ({ ...spec, usage: spec.opcode.toString(16).padStart(2, '0') + spec.usage }))
+  const usages = [
+    '1f ff ff ff 00',
+    'ff ff ff ff 1f ff ff 00',
+    'ff ff ff ff ff ff ff ff 1f 00',
+    'ff ff ff ff ff ff ff ff ff ff ff ff 1f 00',
+  ]
+  const specs: CommandSpec[] = []
+  opcodes.forEach((opcode, i) => {
+    if (opcode === undefined) return
+    const head = i === 0 ? hex(opcode) : `${hex(opcode)} ${hex(bits)}`
+    specs.push({ name: `${name}(${[6, 10, 12, 16][i]})`, opcode, usage: `${head} ${usages[i]}`, medium: true, ...rest })
+  })
+  return specs
 }
 
-export function readWriteCommands(unit: BlockMover): CommandSpec[] {
+function hex(byte: number): string {
+  return byte.toString(16).padStart(2, '0')
+}
+
+/** READ and WRITE, 6, 10, 12 and 16. */
+export function readWriteCommands(unit: Blocks): CommandSpec[] {
+  const forced = unit.dpofua ? 0x18 : 0
+  // RARC is looked at: no recovery is ever repeated
   return [
-    ...transfers('READ', [0x08, 0x28, 0xa8, 0x88], 'read', (task) => read(unit, task)),
-    ...transfers('WRITE', [0x0a, 0x2a, 0xaa, 0x8a], 'write', (task) => write(unit, task)),
+    ...forms('READ', [0x08, 0x28, 0xa8, 0x88], forced | 0x04, { access: 'read', run: (task) => read(unit, task) }),
+    ...forms('WRITE', [0x0a, 0x2a, 0xaa, 0x8a], forced, { access: 'write', run: (task) => write(unit, task) }),
   ]
 }

@@ -62,7 +62,7 @@ export const testUnitReady: CommandSpec = {
   name: 'TEST UNIT READY',
   opcode: 0x00,
   usage: '00 00 00 00 00 00',
-  access: 'own',
+  access: 'any',
   medium: true,
   run() {},
 }
