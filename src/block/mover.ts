@@ -91,17 +91,7 @@ export class ImageDevice implements BlockDriver {
   zero(at: number, length: number, options?: ZeroOptions): Now<void> {
     const traffic = this.#traffic
     if (traffic.gate !== undefined) return traffic.gate.then(() => this.zero(at, length, options))
-    const { clusterSize } = this.image
-    const end = at + length
-    const first = Math.min(Math.ceil(at / clusterSize) * clusterSize, end)
-    const last = Math.max(end === this.size ? end : end - (end % clusterSize), first)
-    return traffic.track(
-      after(this.#writeZeroes(at, first - at), () =>
-        after(last > first ? this.#zeroClusters(first, last - first, options?.unmap === true) : undefined, () =>
-          this.#writeZeroes(last, end - last),
-        ),
-      ),
-    )
+    return traffic.track(this.#zeroRange(at, length, options?.unmap === true))
   }
 
   discard(at: number, length: number): Now<void> {
@@ -131,7 +121,16 @@ export class ImageDevice implements BlockDriver {
     const { image } = this
     const resize = image.resize
     if (resize === undefined) throw new BlockError('ENOTSUP', `Cannot resize ${this.name}: the format cannot do that`)
-    return this.#traffic.pause(() => resize.call(image, size))
+    return this.#traffic.pause(() => {
+      const before = this.size
+      return after(resize.call(image, size), () => {
+        if (size <= before) return
+        // New bytes are zeroes, whatever the last cluster or the backing layer has there.
+        const cluster = Math.min(size, Math.ceil(before / image.clusterSize) * image.clusterSize)
+        const backed = Math.max(cluster, Math.min(size, image.backing?.size ?? 0))
+        return after(this.#zeroRange(before, Math.max(cluster, backed) - before, true), () => this.flush())
+      })
+    })
   }
 
   allocated(): Now<number> {
@@ -278,6 +277,18 @@ export class ImageDevice implements BlockDriver {
         () => space.link(),
       )
     })
+  }
+
+  #zeroRange(at: number, length: number, unmap: boolean): Now<void> {
+    const { clusterSize } = this.image
+    const end = at + length
+    const first = Math.min(Math.ceil(at / clusterSize) * clusterSize, end)
+    const last = Math.max(end === this.size ? end : end - (end % clusterSize), first)
+    return after(this.#writeZeroes(at, first - at), () =>
+      after(last > first ? this.#zeroClusters(first, last - first, unmap) : undefined, () =>
+        this.#writeZeroes(last, end - last),
+      ),
+    )
   }
 
   #zeroClusters(at: number, length: number, unmap: boolean): Now<void> {

@@ -18,6 +18,8 @@ export interface Subject {
   check(medium: Memory): Promise<string[]>
   /** Qemu's name for the format; its check joins in on a sample. */
   readonly qemu?: string
+  /** Whether the format says that this state is to be repaired before use. */
+  repairable?(bytes: Uint8Array): boolean
   /** The raw backing file that the image names. */
   readonly backing?: { readonly name: string; readonly bytes: Uint8Array }
   /** What else must hold of an opened crash state: a sentence of what does not. */
@@ -99,7 +101,8 @@ async function look(
   try {
     if (qemuFile !== undefined && subject.qemu !== undefined) {
       writeFileSync(qemuFile, state.bytes)
-      const { status, stdout, stderr } = spawnSync('qemu-img', ['check', '-f', subject.qemu, qemuFile], {
+      const repair = subject.repairable?.(state.bytes) ? ['-r', 'all'] : []
+      const { status, stdout, stderr } = spawnSync('qemu-img', ['check', '-f', subject.qemu, ...repair, qemuFile], {
         encoding: 'utf8',
       })
       if (status !== 0 && status !== 3) return `qemu-img check says ${status}: ${stdout}${stderr}`

@@ -62,6 +62,25 @@ export class DiskModel {
     }
   }
 
+  /** The whole disk becomes what it once was. */
+  replace(values: readonly number[], now: number): { done(now: number): void } {
+    const begun = values.map((value, sector) => {
+      const version = { start: now, end: Number.POSITIVE_INFINITY, value, orOld: false }
+      this.#history[sector]!.push(version)
+      return version
+    })
+    return {
+      done: (end) => {
+        for (const version of begun) version.end = end
+      },
+    }
+  }
+
+  /** What each sector holds, if no request is in flight and nothing was discarded. */
+  current(): number[] {
+    return this.#history.map((history) => history.at(-1)!.value)
+  }
+
   /** A flush began and completed. */
   flushed(start: number, end: number): void {
     this.#flushes.push({ start, end })
@@ -96,7 +115,7 @@ export function stamp(bytes: Uint8Array, sector: number, version: number): void 
 /** Says what is wrong with a disk's content, or nothing. */
 export function judge(content: Uint8Array, allowed: readonly Set<number>[]): string | undefined {
   const words = new Uint32Array(content.buffer, content.byteOffset, content.length / 4)
-  for (let sector = 0; sector < allowed.length; sector++) {
+  for (let sector = 0; sector < content.length / SECTOR; sector++) {
     const at = (sector * SECTOR) / 4
     const first = words[at]!
     const version = words[at + 1]!

@@ -2,13 +2,14 @@
 import { BlockDevice } from '../../src/block/device.ts'
 import { checkQcow2 } from '../../src/block/formats/qcow2/check.ts'
 import type { Qcow2CreateOptions } from '../../src/block/formats/qcow2/create.ts'
-import { type Qcow2Options, readImageHeader } from '../../src/block/formats/qcow2/image.ts'
+import { type Qcow2Image, type Qcow2Options, readImageHeader } from '../../src/block/formats/qcow2/image.ts'
 import { bytesVec } from '../../src/block/iovec.ts'
+import { ImageDevice } from '../../src/block/mover.ts'
 import { Memory } from '../../src/block/protocols/memory.ts'
 import { makeImage, openImage } from '../block/formats/images.ts'
-import { random as seedRandom } from '../random.ts'
+import { type Random, random as seedRandom } from '../random.ts'
 import type { Recording, Subject } from './explorer.ts'
-import { DiskModel, SECTOR, stamp } from './model.ts'
+import { DiskModel, judge, SECTOR, stamp } from './model.ts'
 import { Recorder } from './recorder.ts'
 import { type Mix, runGuest } from './workload.ts'
 
@@ -25,11 +26,106 @@ export interface Workload {
   /** Sectors of the backing layer, which is shorter than the disk; 0 for none. */
   readonly backing?: number
   readonly open?: Partial<Qcow2Options>
+  readonly owner?: MakeOwner
   /** The disk is full of data at first. */
   readonly full?: boolean
 }
 
 const KB = 1024
+
+const FIRST_VERSION = 7
+/** What a guest's owner does to its image now and then, and what a crash state must show of it. */
+export interface Owner {
+  act(): Promise<void>
+  inspect(disk: BlockDevice, now: number): Promise<string | undefined>
+}
+
+type MakeOwner = (guest: { disk: BlockDevice; recorder: Recorder; model: DiskModel; random: Random }) => Owner
+
+const NEVER = Number.POSITIVE_INFINITY
+
+/** Takes, applies and deletes snapshots. */
+const snapshots: MakeOwner = ({ disk, recorder, model, random }) => {
+  const qcow2 = (disk.driver as ImageDevice).image as Qcow2Image
+  const taken: { id: string; values: number[]; start: number; made: number; ending: number; ended: number }[] = []
+  return {
+    async act() {
+      const here = taken.filter((each) => each.ending === NEVER)
+      const kind = here.length === 0 ? 0 : random.below(3)
+      if (kind === 0 && here.length < 4) {
+        const id = String(taken.length + 1)
+        const snapshot = {
+          id,
+          values: model.current(),
+          start: recorder.now++,
+          made: NEVER,
+          ending: NEVER,
+          ended: NEVER,
+        }
+        taken.push(snapshot)
+        await qcow2.createSnapshot({ name: `s${id}`, id, dateSec: 1_700_000_000 })
+        snapshot.made = recorder.now++
+      } else if (kind === 1) {
+        const snapshot = random.pick(here)
+        const { done } = model.replace(snapshot.values, recorder.now++)
+        await qcow2.applySnapshot(snapshot.id)
+        done(recorder.now++)
+      } else if (here.length > 0) {
+        const snapshot = random.pick(here)
+        snapshot.ending = recorder.now++
+        await qcow2.deleteSnapshot(snapshot.id)
+        snapshot.ended = recorder.now++
+      }
+    },
+    async inspect(disk, now) {
+      const image = (disk.driver as ImageDevice).image as Qcow2Image
+      const found = new Set((await image.snapshots()).map(({ id }) => id))
+      for (const snapshot of taken) {
+        const is = found.delete(snapshot.id)
+        if (is && (snapshot.start >= now || snapshot.ended < now)) return `snapshot ${snapshot.id} should not be there`
+        if (!is && snapshot.made < now && snapshot.ending >= now) return `snapshot ${snapshot.id} is lost`
+        if (!is) continue
+        const view = new BlockDevice(new ImageDevice(await image.snapshotView(snapshot.id)))
+        const content = new Uint8Array(view.size)
+        await view.read(0, bytesVec(content))
+        const wrong = judge(
+          content,
+          snapshot.values.map((value) => new Set([value])),
+        )
+        if (wrong !== undefined) return `snapshot ${snapshot.id}: ${wrong}`
+      }
+      return found.size > 0 ? `unknown snapshots ${[...found].join(', ')}` : undefined
+    },
+  }
+}
+
+/** Shrinks and grows the disk. */
+const resizes: MakeOwner = ({ disk, recorder, model, random }) => {
+  const sizes = [{ size: disk.size, start: -1, end: -1 }]
+  return {
+    async act() {
+      const size = SECTOR * random.between(1, model.size / SECTOR)
+      const change = { size, start: recorder.now++, end: NEVER }
+      sizes.push(change)
+      const cut = size < disk.size ? model.begin('zero', size, model.size - size, change.start) : undefined
+      await disk.resize(size)
+      change.end = recorder.now++
+      cut?.done(change.end)
+    },
+    async inspect(disk, now) {
+      let allowed: number[] = []
+      for (const { size, start, end } of sizes) {
+        if (start >= now) break
+        allowed = end < now ? [size] : [...allowed, size]
+      }
+      return allowed.includes(disk.size)
+        ? undefined
+        : `the disk has ${disk.size} bytes, allowed are ${allowed.join(', ')}`
+    },
+  }
+}
+
+const backingVersion = (sector: number) => 1000 + sector
 
 export const workloads: readonly Workload[] = [
   {
@@ -101,10 +197,53 @@ export const workloads: readonly Workload[] = [
     requests: 120,
     depth: 3,
   },
+  {
+    name: 'lazy refcounts',
+    shape: { clusterSize: 4096, lazyRefcounts: true },
+    size: 256 * KB,
+    mix: { write: 8, discard: 2, flush: 1 },
+    requests: 120,
+    depth: 4,
+  },
+  {
+    name: 'snapshots',
+    shape: { clusterSize: 1024 },
+    size: 64 * KB,
+    mix: { write: 8, zero: 2, flush: 1, special: 1 },
+    requests: 150,
+    depth: 4,
+    owner: snapshots,
+  },
+  {
+    name: 'snapshots of subclusters over a backing file',
+    shape: { clusterSize: 16384, extendedL2: true, backingFile: 'backing', backingFmt: 'raw' },
+    size: 256 * KB,
+    mix: { write: 8, zero: 2, flush: 1, special: 1 },
+    requests: 100,
+    depth: 4,
+    backing: 400,
+    owner: snapshots,
+  },
+  {
+    name: 'resize',
+    shape: { clusterSize: 512 },
+    size: 128 * KB,
+    mix: { write: 8, zero: 1, discard: 1, flush: 1, special: 1 },
+    requests: 150,
+    depth: 4,
+    owner: resizes,
+  },
+  {
+    name: 'resize over a backing file',
+    shape: { clusterSize: 4096, backingFile: 'backing', backingFmt: 'raw' },
+    size: 128 * KB,
+    mix: { write: 8, zero: 1, discard: 1, flush: 1, special: 1 },
+    requests: 150,
+    depth: 4,
+    backing: 256,
+    owner: resizes,
+  },
 ]
-
-const FIRST_VERSION = 7
-const backingVersion = (sector: number) => 1000 + sector
 
 /** Runs a workload and records it. */
 export async function record(workload: Workload, seed: number, plant: Partial<Qcow2Options> = {}): Promise<Recording> {
@@ -130,11 +269,14 @@ export async function record(workload: Workload, seed: number, plant: Partial<Qc
     workload.full ? FIRST_VERSION : sector < sectors ? backingVersion(sector) : 0,
   )
   const { disk } = await openImage(recorder, { ...backed(), ...plant })
-  await runGuest({ disk, recorder, model, random, clusterSize, ...workload })
+  const owner = workload.owner?.({ disk, recorder, model, random })
+  const guest = { disk, recorder, model, random, clusterSize, ...workload }
+  await runGuest(owner === undefined ? guest : { ...guest, special: () => owner.act() })
   await disk.close()
   const subject: Subject = {
     name: `qcow2, ${workload.name} (seed ${seed})`,
     qemu: 'qcow2',
+    repairable: (bytes) => (bytes[79]! & 1) !== 0, // the dirty bit of lazy refcounts
     ...(sectors > 0 ? { backing: { name: 'backing', bytes } } : {}),
     open: async (medium) => {
       const before = await damage(medium)
@@ -142,6 +284,7 @@ export async function record(workload: Workload, seed: number, plant: Partial<Qc
       return (await openImage(medium, { ...backed() })).disk
     },
     check: (medium) => damage(medium, true),
+    ...(owner === undefined ? {} : { inspect: (disk: BlockDevice, now: number) => owner.inspect(disk, now) }),
   }
   return { recorder, model, subject }
 }

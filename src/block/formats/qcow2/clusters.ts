@@ -324,6 +324,14 @@ export class ClusterMap {
     })
   }
 
+  /** Gives clusters back, whatever the backing layer has there: they are after the disk's end. */
+  drop(at: number, length: number): Now<void> {
+    return this.#change(at, length, false, (slice, index) => {
+      this.#freeOld(slice, index)
+      if (slice.offset !== 0 || slice.flags !== 0 || this.#extended) slice.set(index, 0, 0)
+    })
+  }
+
   /** What a commit must write; changes from now on belong to the next. */
   collect(): MapPatches {
     const slices: Slice[] = []

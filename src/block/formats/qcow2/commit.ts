@@ -5,12 +5,12 @@ import { after, all, type Now, rescue } from '../../now.ts'
 import type { Traffic } from '../../traffic.ts'
 import type { Allocator } from './allocator.ts'
 import type { ClusterMap, Clusters } from './clusters.ts'
-import { fixedBytes, type Header } from './header.ts'
+import { COMPATIBLE_LAZY_REFCOUNTS, fixedBytes, type Header, INCOMPATIBLE_DIRTY } from './header.ts'
 import type { Patch } from './pages.ts'
-import type { Refcounts } from './refcounts.ts'
+import type { CountPatches, Refcounts } from './refcounts.ts'
 
 /** The points of a commit where what was written so far must be durable before what follows. */
-export const BARRIERS = ['blocks', 'table', 'links', 'commit'] as const
+export const BARRIERS = ['dirty', 'blocks', 'table', 'links', 'commit', 'header', 'clean'] as const
 /** One of {@link BARRIERS}, or the flush of a guest when there is nothing to commit. */
 export type Barrier = (typeof BARRIERS)[number] | 'flush'
 
@@ -36,13 +36,16 @@ export interface CommitParts {
  * 4. barrier: they are durable;
  * 5. in memory, clusters that nothing shows any more lose their use; they may be given away from now on.
  *
- * One commit runs at a time; those who ask meanwhile share the next.
+ * With lazy refcounts, the first step is left out: the image is marked dirty instead, durably before the first link.
+ * A change of the header comes after all that. One commit runs at a time; those who ask meanwhile share the next.
  */
 export class Commit {
   readonly #parts: CommitParts
   #running: Promise<void> | undefined
   #next: Promise<void> | undefined
   #giving: Promise<void> | undefined
+  #headerChanged = false
+  #settling = false
 
   constructor(parts: CommitParts) {
     this.#parts = parts
@@ -60,14 +63,29 @@ export class Commit {
     return this.#next
   }
 
-  /** Flushes until nothing is left to write, what was given back included. */
+  /** Flushes until nothing is left to write, what was given back and lazy refcounts included. */
   async settle(): Promise<void> {
-    await this.flush()
-    for (;;) {
-      await this.#giving
-      if (!this.#dirty()) return
+    this.#settling = true
+    try {
       await this.flush()
+      for (;;) {
+        await this.#giving
+        if (!this.#dirty()) break
+        await this.flush()
+      }
+      const { header } = this.#parts
+      if ((header.incompatible & INCOMPATIBLE_DIRTY) === 0n) return
+      header.incompatible &= ~INCOMPATIBLE_DIRTY
+      await this.writeHeader()
+      await this.#barrier('clean')
+    } finally {
+      this.#settling = false
     }
+  }
+
+  /** Says that the fixed part of the header has changed; the next commit writes it, last. */
+  headerChanged(): void {
+    this.#headerChanged = true
   }
 
   /** Writes the fixed part of the header; it does not wait until it is durable. */
@@ -76,7 +94,13 @@ export class Commit {
   }
 
   #dirty(): boolean {
-    return this.#parts.map.dirty || this.#parts.counts.dirty
+    return this.#headerChanged || this.#parts.map.dirty || (!this.#lazy && this.#parts.counts.dirty)
+  }
+
+  /** Refcounts may wait. */
+  get #lazy(): boolean {
+    const { header, counts } = this.#parts
+    return (header.compatible & COMPATIBLE_LAZY_REFCOUNTS) !== 0n && !this.#settling && !counts.pressed
   }
 
   #start(): Now<void> {
@@ -91,34 +115,50 @@ export class Commit {
   async #commit(): Promise<void> {
     const { counts, map, allocator, header } = this.#parts
     const retired = allocator.retired.splice(0)
-    const countPatches = counts.collect()
     const mapPatches = map.collect()
+    const countPatches = this.#lazy ? undefined : counts.collect()
+    const changed = this.#headerChanged
+    this.#headerChanged = false
     const place = { offset: header.refcountTableOffset, clusters: header.refcountTableClusters }
     try {
-      await this.#write(countPatches.blocks)
-      if (countPatches.fresh) await this.#barrier('blocks')
-      await this.#write(countPatches.table)
-      if (countPatches.moved) {
-        await this.#barrier('table')
-        header.refcountTableOffset = countPatches.tableOffset
-        header.refcountTableClusters = countPatches.tableClusters
+      if (countPatches !== undefined) await this.#writeCounts(countPatches)
+      else if (mapPatches.links && (header.incompatible & INCOMPATIBLE_DIRTY) === 0n) {
+        header.incompatible |= INCOMPATIBLE_DIRTY
         await this.writeHeader()
+        await this.#barrier('dirty')
       }
       if (mapPatches.links) await this.#barrier('links')
       await this.#write(mapPatches.patches)
       await this.#barrier('commit')
+      if (changed) {
+        await this.writeHeader()
+        await this.#barrier('header')
+      }
     } catch (error) {
+      this.#headerChanged ||= changed
       header.refcountTableOffset = place.offset
       header.refcountTableClusters = place.clusters
-      countPatches.settle(false)
+      countPatches?.settle(false)
       mapPatches.settle(false)
       allocator.retired.push(...retired)
       throw error
     }
-    countPatches.settle(true)
+    countPatches?.settle(true)
     mapPatches.settle(true)
     const frees = [...mapPatches.frees, ...retired]
     if (frees.length > 0) this.#giveBack(frees)
+  }
+
+  async #writeCounts(patches: CountPatches): Promise<void> {
+    const { header } = this.#parts
+    await this.#write(patches.blocks)
+    if (patches.fresh) await this.#barrier('blocks')
+    await this.#write(patches.table)
+    if (!patches.moved) return
+    await this.#barrier('table')
+    header.refcountTableOffset = patches.tableOffset
+    header.refcountTableClusters = patches.tableClusters
+    await this.writeHeader()
   }
 
   /** Gives clusters back when no request that began before may still touch them. What fails here is only a leak. */

@@ -7,6 +7,7 @@ import { readPadded } from '../../mover.ts'
 import { after, type Now, rescue } from '../../now.ts'
 import { Traffic } from '../../traffic.ts'
 import { Allocator } from './allocator.ts'
+import { checkQcow2 } from './check.ts'
 import { ClusterMap } from './clusters.ts'
 import { type Barrier, Commit } from './commit.ts'
 import {
@@ -16,11 +17,15 @@ import {
   headerClusterSize,
   INCOMPATIBLE_CORRUPT,
   INCOMPATIBLE_DATA_FILE,
+  INCOMPATIBLE_DIRTY,
+  l1EntriesFor,
   readHeader,
 } from './header.ts'
 import { type ClusterCodecs, Packer } from './packed.ts'
 import { Placed } from './placed.ts'
 import { Refcounts } from './refcounts.ts'
+import { findSnapshot, type SnapshotOptions, Snapshots } from './snapshots.ts'
+import { readSnapshots, type Snapshot } from './snapshottable.ts'
 
 /** Memory for metadata unless an option says otherwise, bytes. */
 export const DEFAULT_METADATA_LIMIT = 32 << 20
@@ -43,6 +48,13 @@ export interface Qcow2Options {
   readonly barrier?: (barrier: Barrier, flush: () => Now<void>) => Now<void>
 }
 
+interface Parts {
+  readonly counts: Refcounts
+  readonly allocator: Allocator
+  readonly clusters: ClusterMap
+  readonly commit: Commit
+}
+
 /** An open qcow2 image. */
 export class Qcow2Image implements Image {
   readonly name: string
@@ -53,11 +65,9 @@ export class Qcow2Image implements Image {
   readonly traffic = new Traffic()
   readonly header: Header
   readonly readOnly: boolean
-  readonly counts: Refcounts
-  readonly allocator: Allocator
-  readonly clusters: ClusterMap
-  readonly commit: Commit
+  readonly #options: Qcow2Options
   readonly #packer: Packer
+  #parts: Parts
   #damage: BlockError | undefined
   #marking: Now<void> = undefined
 
@@ -69,31 +79,27 @@ export class Qcow2Image implements Image {
     this.clusterSize = 2 ** header.clusterBits
     if (options.backing !== undefined) this.backing = options.backing
     this.dataFile = options.dataFile
-    const limit = options.metadataLimit ?? DEFAULT_METADATA_LIMIT
-    const corrupt = (what: string) => this.corrupt(what)
-    this.counts = new Refcounts(this.name, file, header, table, limit / 4, corrupt)
-    const placed = new Placed(this.clusterSize, placesOf(this.clusterSize, header, l1, table))
-    this.allocator = new Allocator(this.name, file, this.counts, placed, { punch: options.punch ?? true })
+    this.#options = options
     this.#packer = new Packer(this.name, file, header, options.codecs)
-    this.clusters = new ClusterMap(
-      {
-        name: this.name,
-        header,
-        file,
-        dataFile: this.dataFile,
-        readOnly: this.readOnly,
-        backingSize: this.backing?.size ?? 0,
-        allocator: this.allocator,
-        packer: this.#packer,
-        placed,
-        limit: (limit * 3) / 4,
-        corrupt,
-      },
-      l1,
-    )
-    const { counts, clusters: map, allocator, traffic, dataFile } = this
-    const { barrier } = options
-    this.commit = new Commit({ file, dataFile, header, counts, map, allocator, traffic, barrier })
+    this.#parts = this.#assemble(l1, table)
+  }
+
+  /** Host clusters: who uses them. */
+  get counts(): Refcounts {
+    return this.#parts.counts
+  }
+
+  get allocator(): Allocator {
+    return this.#parts.allocator
+  }
+
+  /** The active map. */
+  get clusters(): ClusterMap {
+    return this.#parts.clusters
+  }
+
+  get commit(): Commit {
+    return this.#parts.commit
   }
 
   get size(): number {
@@ -102,11 +108,11 @@ export class Qcow2Image implements Image {
 
   /** Memory that metadata takes now, bytes. */
   get metadataCost(): number {
-    return this.counts.cost + this.clusters.cost
+    return this.#parts.counts.cost + this.#parts.clusters.cost
   }
 
   map(at: number, length: number): Now<Mapping> {
-    return this.clusters.map(at, length)
+    return this.#parts.clusters.map(at, length)
   }
 
   allocate(at: number, length: number): Now<Allocation> {
@@ -175,6 +181,143 @@ export class Qcow2Image implements Image {
     return error
   }
 
+  /** Changes the disk's size, while nothing is in flight; durable with the next flush. */
+  resize(size: number): Now<void> {
+    return this.#writing(() => (size < this.size ? this.#shrink(size) : this.#grow(size)))
+  }
+
+  /** All internal snapshots. */
+  async snapshots(): Promise<Snapshot[]> {
+    return (await readSnapshots(this.name, this.file, this.header)).snapshots
+  }
+
+  /** Takes a snapshot of the disk as all completed requests left it. */
+  createSnapshot(options: SnapshotOptions): Promise<Snapshot> {
+    return this.#still((snapshots) => snapshots.create(options))
+  }
+
+  /** Deletes the snapshot with this id, or else with this name. */
+  deleteSnapshot(key: string): Promise<void> {
+    return this.#still((snapshots) => snapshots.delete(key))
+  }
+
+  /** Makes the disk what it was when the snapshot was taken. */
+  applySnapshot(key: string): Promise<void> {
+    return this.#still((snapshots) => snapshots.apply(key))
+  }
+
+  /** The disk as a snapshot has it, read-only; it shares this image's file and must not outlive it or the snapshot. */
+  async snapshotView(key: string): Promise<Image> {
+    const snapshot = findSnapshot(this.name, await this.snapshots(), key)
+    const l1 = new Uint8Array(snapshot.l1Size * 8)
+    await readPadded(this.file, snapshot.l1Offset, bytesVec(l1))
+    const { name, file, clusterSize } = this
+    const clusters = this.#map(l1, { ...this.header, l1Offset: snapshot.l1Offset }, this.#parts.allocator, true)
+    const view: Image = {
+      name,
+      file,
+      clusterSize,
+      size: snapshot.diskSize ?? this.size,
+      readOnly: true,
+      map: (at, length) => clusters.map(at, length),
+    }
+    return this.backing === undefined ? view : { ...view, backing: this.backing }
+  }
+
+  /** Where a machine's state is kept, after the disk's end in the active map: an image of at most `length` bytes. */
+  async machineState(length: number): Promise<Image> {
+    const { name, file, clusterSize, traffic, header } = this
+    const span = this.clusters.tableSpan
+    const start = l1EntriesFor(header, header.size) * span
+    const entries = (start + Math.ceil(length / span) * span) / span
+    if (entries > header.l1Size) await this.#still((snapshots) => snapshots.growL1(entries))
+    return {
+      name,
+      file,
+      clusterSize,
+      traffic,
+      size: length,
+      readOnly: this.readOnly,
+      map: (at, most) => this.map(start + at, most),
+      allocate: (at, most) =>
+        after(this.allocate(start + at, most), (space) => ({ ...space, start: space.start - start })),
+      discard: (at, most) => this.#writing(() => this.clusters.drop(start + at, most)),
+      flush: () => this.flush(),
+    }
+  }
+
+  #grow(size: number): Now<void> {
+    const { header } = this
+    const entries = l1EntriesFor(header, size)
+    return after(entries > header.l1Size ? this.#rest((snapshots) => snapshots.growL1(entries)) : undefined, () => {
+      header.size = size
+      this.commit.headerChanged()
+    })
+  }
+
+  async #shrink(size: number): Promise<void> {
+    const { header, clusterSize, clusters, commit } = this
+    const first = Math.ceil(size / clusterSize) * clusterSize
+    const length = header.size - first
+    header.size = size
+    commit.headerChanged()
+    await commit.flush()
+    if (length > 0) await clusters.drop(first, length)
+    await commit.flush()
+  }
+
+  /** Works on the snapshots while no request is in flight. */
+  #still<T>(body: (snapshots: Snapshots) => Promise<T>): Promise<T> {
+    return Promise.resolve(this.traffic.pause(() => this.#writing(() => this.#rest(body))))
+  }
+
+  /** Works on what is on the medium, once everything is; then goes on with what is there. */
+  async #rest<T>(body: (snapshots: Snapshots) => Promise<T>): Promise<T> {
+    if (this.readOnly) throw new BlockError('EROFS', `Cannot change ${this.name}: it is read-only`)
+    await this.commit.settle()
+    await this.allocator.trim()
+    try {
+      return await body(new Snapshots(this.name, this.file, this.header))
+    } finally {
+      const { l1, table } = await readTables(this.name, this.file, this.header)
+      this.#parts = this.#assemble(l1, table)
+    }
+  }
+
+  #assemble(l1: Uint8Array, table: Uint8Array): Parts {
+    const { name, file, header, dataFile, traffic } = this
+    const limit = this.#options.metadataLimit ?? DEFAULT_METADATA_LIMIT
+    const corrupt = (what: string) => this.corrupt(what)
+    const counts = new Refcounts(name, file, header, table, limit / 4, corrupt)
+    const placed = new Placed(this.clusterSize, placesOf(this.clusterSize, header, l1, table))
+    const allocator = new Allocator(name, file, counts, placed, { punch: this.#options.punch ?? true })
+    const clusters = this.#map(l1, header, allocator, this.readOnly, placed)
+    const { barrier } = this.#options
+    const commit = new Commit({ file, dataFile, header, counts, map: clusters, allocator, traffic, barrier })
+    return { counts, allocator, clusters, commit }
+  }
+
+  #map(l1: Uint8Array, header: Header, allocator: Allocator, readOnly: boolean, placed?: Placed): ClusterMap {
+    const { name, file, dataFile } = this
+    const limit = this.#options.metadataLimit ?? DEFAULT_METADATA_LIMIT
+    return new ClusterMap(
+      {
+        name,
+        header,
+        file,
+        dataFile,
+        readOnly,
+        backingSize: this.backing?.size ?? 0,
+        allocator,
+        packer: this.#packer,
+        placed: placed ?? new Placed(this.clusterSize, []),
+        limit: (limit * 3) / 4,
+        corrupt: (what) => this.corrupt(what),
+      },
+      l1,
+    )
+  }
+
   /** Runs what changes the map, when there is room for what it makes dirty. */
   #writing<T>(body: () => Now<T>): Now<T> {
     if (this.#damage !== undefined) {
@@ -216,17 +359,11 @@ export async function readImageHeader(name: string, file: BlockDevice): Promise<
   return readHeader(name, cluster)
 }
 
-/** Opens an image whose header has been read and whose other files have been opened. */
-export async function openQcow2(file: BlockDevice, header: Header, options: Qcow2Options): Promise<Qcow2Image> {
-  const { name } = options
-  const readOnly = options.readOnly ?? file.readOnly
-  if (!readOnly && (header.incompatible & INCOMPATIBLE_CORRUPT) !== 0n) {
-    throw new BlockError('EACCES', `Cannot open ${name}: it is corrupt; repair it, or open it read-only`)
-  }
-  const external = (header.incompatible & INCOMPATIBLE_DATA_FILE) !== 0n
-  if (external !== (options.dataFile !== undefined)) {
-    throw new BlockError('EINVAL', `Cannot open ${name}: ${external ? 'it needs' : 'it has no'} external data file`)
-  }
+async function readTables(
+  name: string,
+  file: BlockDevice,
+  header: Header,
+): Promise<{ l1: Uint8Array; table: Uint8Array }> {
   const table = new Uint8Array(header.refcountTableClusters * 2 ** header.clusterBits)
   const l1 = new Uint8Array(header.l1Size * 8)
   for (const [what, offset, bytes] of [
@@ -238,6 +375,27 @@ export async function openQcow2(file: BlockDevice, header: Header, options: Qcow
     }
     await readPadded(file, offset, bytesVec(bytes))
   }
+  return { l1, table }
+}
+
+/** Opens an image whose header has been read and whose other files have been opened. */
+export async function openQcow2(file: BlockDevice, header: Header, options: Qcow2Options): Promise<Qcow2Image> {
+  const { name } = options
+  const readOnly = options.readOnly ?? file.readOnly
+  if (!readOnly && (header.incompatible & INCOMPATIBLE_CORRUPT) !== 0n) {
+    throw new BlockError('EACCES', `Cannot open ${name}: it is corrupt; repair it, or open it read-only`)
+  }
+  const external = (header.incompatible & INCOMPATIBLE_DATA_FILE) !== 0n
+  if (external !== (options.dataFile !== undefined)) {
+    throw new BlockError('EINVAL', `Cannot open ${name}: ${external ? 'it needs' : 'it has no'} external data file`)
+  }
+  if (!readOnly && (header.incompatible & INCOMPATIBLE_DIRTY) !== 0n) {
+    const { corruptions, ...found } = await checkQcow2(name, file, header, 'all')
+    if (corruptions > 0 || found['check-errors'] > 0) {
+      throw new BlockError('EIO', `Cannot open ${name}: it was not closed properly, and cannot be repaired`)
+    }
+  }
+  const { l1, table } = await readTables(name, file, header)
   const image = new Qcow2Image(file, header, l1, table, { ...options, readOnly })
   const known = header.autoclear & (AUTOCLEAR_BITMAPS | AUTOCLEAR_DATA_FILE_RAW)
   if (!readOnly && known !== header.autoclear) {

@@ -104,6 +104,15 @@ export class Slice extends Page {
     this.touch(at, 1 << this.#entryBits)
   }
 
+  /** Sets whether an entry says that its cluster's refcount is 1. */
+  recopy(index: number, copied: boolean): void {
+    this.bytes()
+    const at = index << this.#entryBits
+    const high = this.#view!.getUint32(at)
+    this.#view!.setUint32(at, (copied ? high | COPIED_BIT : high & ~COPIED_BIT) >>> 0)
+    this.touch(at, 4)
+  }
+
   /** Sets the entry of a compressed cluster. */
   setCompressed(index: number, high: number, low: number): void {
     this.bytes()
