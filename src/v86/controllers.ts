@@ -2,7 +2,9 @@
 import type { Disk } from '../block/disk.ts'
 import { BlockError } from '../block/error.ts'
 import { type IdeDrive as IdeUnit, type PiixOptions, piixIde } from '../devices/ide/index.ts'
+import { type LsiOptions, lsi53c895a } from '../devices/lsi53c895a/index.ts'
 import type { PciFactory } from '../devices/machine.ts'
+import { DiskUnit, ScsiTarget, type UnitOptions } from '../devices/scsi/index.ts'
 import { type VirtioBlkOptions, virtioBlk } from '../devices/virtio/index.ts'
 import { removeBuiltinIde } from './ide.ts'
 import type { V86Cpu } from './internals.ts'
@@ -34,8 +36,21 @@ export interface IdeDrive extends DriveOptions, Omit<IdeUnit, 'media' | 'disk'> 
   readonly chip?: PiixOptions['model']
 }
 
+/** A SCSI disk on the 53C895A, with the options of the unit. */
+export interface ScsiDrive extends DriveOptions, Omit<UnitOptions, 'serial'> {
+  readonly if: 'scsi'
+  readonly media?: 'disk'
+  readonly disk: Disk
+  /** SCSI id, 0 to 6 or 8 to 15; default the first that is free. */
+  readonly scsiId?: number
+  /** Logical unit number at that id; default 0. */
+  readonly lun?: number
+  /** Which chip the adapter is, for all its drives; default `lsi53c895a`. */
+  readonly adapter?: LsiOptions['model']
+}
+
 /** A drive of any kind. */
-export type Drive = VirtioDrive | IdeDrive
+export type Drive = VirtioDrive | IdeDrive | ScsiDrive
 
 /** One PCI function to be plugged in. */
 export interface Controller {
@@ -66,7 +81,7 @@ const virtio: ControllerKind = {
 }
 
 function isVirtio(drive: Drive): drive is VirtioDrive {
-  return drive.if !== 'ide'
+  return drive.if === undefined || drive.if === 'virtio'
 }
 
 const IDE_DRIVES = 4
@@ -122,7 +137,48 @@ function idePlaces(drives: readonly IdeDrive[]): number[] {
   return places
 }
 
-export const controllerKinds: readonly ControllerKind[] = [virtio, ide]
+/** Ids in the order in which a bus gives them out; 7 is the adapter's own. */
+const SCSI_IDS = [0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15]
+
+/** One adapter for all of them. */
+const scsi: ControllerKind = {
+  if: 'scsi',
+  plan(drives) {
+    const wanted = drives.filter((drive) => drive.if === 'scsi')
+    if (wanted.length === 0) return []
+    const ids = scsiIds(wanted)
+    const targets = new Map<number, ScsiTarget>()
+    for (const [at, drive] of wanted.entries()) {
+      const target = targets.get(ids[at]!) ?? new ScsiTarget()
+      targets.set(ids[at]!, target.attach(drive.lun ?? 0, new DiskUnit(drive.disk, drive)))
+    }
+    const adapter = wanted.find((drive) => drive.adapter !== undefined)?.adapter
+    return [
+      {
+        make: lsi53c895a({ targets, ...(adapter === undefined ? {} : { model: adapter }) }),
+        drives: wanted.map((drive, at) => ({
+          drive,
+          path: `channel@0/disk@${ids[at]!.toString(16)},${(drive.lun ?? 0).toString(16)}`,
+        })),
+      },
+    ]
+  },
+}
+
+/** Ids of the drives: those without one get the first that none has asked for. */
+function scsiIds(drives: readonly ScsiDrive[]): number[] {
+  const taken = new Set(drives.map(({ scsiId }) => scsiId))
+  return drives.map(({ scsiId }) => {
+    if (scsiId !== undefined) return scsiId
+    const free = SCSI_IDS.find((id) => !taken.has(id))
+    if (free === undefined)
+      throw new BlockError('ENOSPC', `Cannot attach ${drives.length} SCSI drives: there are 15 ids`)
+    taken.add(free)
+    return free
+  })
+}
+
+export const controllerKinds: readonly ControllerKind[] = [virtio, ide, scsi]
 
 /** The controllers for `drives`. */
 export function planControllers(drives: readonly Drive[]): Controller[] {

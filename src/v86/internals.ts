@@ -50,6 +50,7 @@ export interface V86Cpu {
   readonly mem8: Uint8Array
   readonly memory_size: Int32Array
   readonly flags: Int32Array
+  readonly cr: Int32Array
   readonly in_hlt: Uint8Array
   readonly acpi_enabled: Uint8Array
   readonly option_roms: { name: string; data: Uint8Array }[]
@@ -87,6 +88,7 @@ const NEEDED: readonly (readonly [path: string, kind: 'object' | 'function'])[] 
   ['mem8', 'object'],
   ['memory_size', 'object'],
   ['flags', 'object'],
+  ['cr', 'object'],
   ['in_hlt', 'object'],
   ['acpi_enabled', 'object'],
   ['option_roms', 'object'],

@@ -1,5 +1,6 @@
 /** Interrupt lines shared, wired-OR, between block86's functions and v86's own devices. */
 import type { V86Cpu } from './internals.ts'
+import type { Slices } from './slices.ts'
 
 const LINES = 16
 const FLAG_INTERRUPT = 1 << 9
@@ -42,11 +43,11 @@ export class Interrupts {
   readonly #theirs = new Uint8Array(LINES)
   readonly #flagsAt: number
   #flags: Int32Array
-  /** Whether the guest is executing, i.e. whether we were called by one of its instructions. */
-  executing = false
+  readonly #slices: Slices
 
-  constructor(cpu: V86Cpu) {
+  constructor(cpu: V86Cpu, slices: Slices) {
     this.#cpu = cpu
+    this.#slices = slices
     this.#pirq = cpu.devices.pci.isa_bridge_space8
     this.#raise = cpu.device_raise_irq.bind(cpu)
     this.#lower = cpu.device_lower_irq.bind(cpu)
@@ -127,7 +128,7 @@ export class Interrupts {
   }
 
   #drive(set: (line: number) => void, line: number): void {
-    if (!this.executing) {
+    if (!this.#slices.executing) {
       set(line)
       return
     }

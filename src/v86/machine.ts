@@ -8,11 +8,9 @@ import { Mmio } from './mmio.ts'
 import { PciBus } from './pci.ts'
 import { Ports } from './ports.ts'
 import { decode, encode } from './saved.ts'
+import { Slices } from './slices.ts'
 import { Socket } from './socket.ts'
 
-const FLAG_INTERRUPT = 1 << 9
-/** How long v86 is told to sleep when it wants to run while it is held, ms. */
-const HELD_MS = 5
 /** Our place in v86's array of states, far above its own. */
 const STATE_SLOT = 200
 const STATE_VERSION = 1
@@ -36,22 +34,22 @@ export class Machine {
   readonly #mmio: Mmio
   readonly #interrupts: Interrupts
   readonly #sockets: Socket[] = []
-  /** How many want the guest not to run. */
-  #holds = 0
-  /** Whether v86 wanted to run meanwhile. */
-  #slept = false
+  readonly #slices: Slices
+  /** Whether firmware waits for the host. */
+  #waiting = false
   #resetting = false
 
   constructor(emulator: Emulator, cpu: V86Cpu, failed: (error: unknown) => void) {
     this.cpu = cpu
     this.#memory = new GuestRam(cpu)
-    this.#ports = new Ports(cpu.io, failed)
-    this.#mmio = new Mmio(cpu, failed)
-    this.#interrupts = new Interrupts(cpu)
+    this.#slices = new Slices(cpu)
+    const windows = { wrote: () => this.#wrote(), failed }
+    this.#ports = new Ports(cpu.io, windows)
+    this.#mmio = new Mmio(cpu, windows)
+    this.#interrupts = new Interrupts(cpu, this.#slices)
     const events = { onForeignBar: () => this.#ports.settle(), onRoute: () => this.#interrupts.rerouted() }
     this.pci = new PciBus(cpu, events, failed)
     if (cpu.acpi_enabled[0]) this.#quietHotplug()
-    this.#watchExecution()
     this.#watchReset()
     this.#watchState(emulator)
   }
@@ -111,32 +109,21 @@ export class Machine {
     }
   }
 
-  /** From the end of its time slice on the guest does not run, until {@link #release} was called as often. */
-  #hold(): void {
-    this.#holds++
-  }
-
-  #release(): void {
-    if (--this.#holds > 0 || !this.#slept) return
-    this.#slept = false
-    this.cpu.stop_idling()
-  }
-
-  #watchExecution(): void {
-    const run = this.cpu.main_loop
-    const interrupts = this.#interrupts
-    this.cpu.main_loop = () => {
-      if (this.#holds > 0) {
-        this.#slept = true
-        return HELD_MS
-      }
-      interrupts.executing = true
-      try {
-        return run()
-      } finally {
-        interrupts.executing = false
-      }
-    }
+  /**
+   * Lets firmware wait for the host outside of its slice. It polls, switching the processor's mode each time, which v86 takes so
+   * long for that a slice lasts 100 ms, and until its end no answer of the host comes through. Whoever pages has interrupts.
+   */
+  #wrote(): void {
+    if (this.#slices.paging || this.#waiting) return
+    const waits = this.#sockets.map(({ device }) => device.drain()).filter((wait) => wait !== undefined)
+    if (waits.length === 0) return
+    this.#waiting = true
+    this.#slices.hold()
+    this.#slices.cut()
+    Promise.allSettled(waits).then(() => {
+      this.#waiting = false
+      this.#slices.release()
+    })
   }
 
   /** A reset of the machine resets the devices first, and waits while the host still writes into guest memory for them. */
@@ -151,20 +138,14 @@ export class Machine {
         return
       }
       this.#resetting = true
-      this.#hold()
-      if (this.#interrupts.executing) this.#endSlice()
+      this.#slices.hold()
+      this.#slices.cut()
       wait.finally(() => {
         this.#resetting = false
         reboot.call(cpu)
-        this.#release()
+        this.#slices.release()
       })
     }
-  }
-
-  /** A halted CPU with interrupts off leaves its time slice at once; only a reset brings it back. */
-  #endSlice(): void {
-    this.cpu.flags[0] = this.cpu.flags[0]! & ~FLAG_INTERRUPT
-    this.cpu.in_hlt[0] = 1
   }
 
   #watchState(emulator: Emulator): void {
@@ -187,21 +168,21 @@ export class Machine {
     }
     const { save_state, restore_state } = emulator
     emulator.save_state = async () => {
-      this.#hold()
+      this.#slices.hold()
       try {
         await this.drain()
         return await save_state.call(emulator)
       } finally {
-        this.#release()
+        this.#slices.release()
       }
     }
     emulator.restore_state = async (state) => {
-      this.#hold()
+      this.#slices.hold()
       try {
         await this.#reset()
         await restore_state.call(emulator, state)
       } finally {
-        this.#release()
+        this.#slices.release()
       }
     }
   }

@@ -1,6 +1,7 @@
 /** Memory windows in v86's table of 128 KiB blocks. */
 import type { Window } from '../devices/machine.ts'
 import type { V86Cpu } from './internals.ts'
+import type { WindowEvents } from './ports.ts'
 
 const BLOCK_SHIFT = 17
 /** The I/O APIC's page; from here up to 4 GiB is the chipset's and the firmware's. */
@@ -25,7 +26,7 @@ interface Handlers {
 /** Lays windows over the address space; several, and v86's own devices, may share a block. Addresses come as signed numbers. */
 export class Mmio {
   readonly #cpu: V86Cpu
-  readonly #failed: (error: unknown) => void
+  readonly #events: WindowEvents
   readonly #ranges: Range[] = []
   /** What each block in which a range lies held before. */
   readonly #beneath = new Map<number, Handlers>()
@@ -33,9 +34,9 @@ export class Mmio {
   /** The range that was touched last. */
   #recent: Range = NOWHERE
 
-  constructor(cpu: V86Cpu, failed: (error: unknown) => void) {
+  constructor(cpu: V86Cpu, events: WindowEvents) {
     this.#cpu = cpu
-    this.#failed = failed
+    this.#events = events
     this.#handlers = {
       read8: (address) => this.#read(address >>> 0, 1) & 0xff,
       read32: (address) => this.#read(address >>> 0, 4) | 0,
@@ -112,7 +113,7 @@ export class Mmio {
     try {
       return range.window.read(address - range.base, width)
     } catch (error) {
-      this.#failed(error)
+      this.#events.failed(error)
       return 0xffffffff
     }
   }
@@ -125,8 +126,9 @@ export class Mmio {
     }
     try {
       range.window.write(address - range.base, width, value)
+      this.#events.wrote()
     } catch (error) {
-      this.#failed(error)
+      this.#events.failed(error)
     }
   }
 

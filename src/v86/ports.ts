@@ -5,6 +5,14 @@ import type { PortEntry, V86Io } from './internals.ts'
 
 const PORTS = 0x10000
 
+/** What whoever lays windows wants to know. */
+export interface WindowEvents {
+  /** A device has taken a write. */
+  wrote(): void
+  /** A device threw, which no device should. */
+  failed(error: unknown): void
+}
+
 interface Range {
   readonly window: Window
   readonly port: number
@@ -16,12 +24,12 @@ interface Range {
 /** Lays windows over the ports of v86 and takes them off again, whatever v86 moves meanwhile. */
 export class Ports {
   readonly #io: V86Io
-  readonly #failed: (error: unknown) => void
+  readonly #events: WindowEvents
   readonly #ranges: Range[] = []
 
-  constructor(io: V86Io, failed: (error: unknown) => void) {
+  constructor(io: V86Io, events: WindowEvents) {
     this.#io = io
-    this.#failed = failed
+    this.#events = events
   }
 
   /** Throws a BlockError if a port of the range answers already. */
@@ -90,13 +98,13 @@ export class Ports {
   #entry(window: Window, offset: number): PortEntry {
     const fits16 = offset + 2 <= window.size
     const fits32 = offset + 4 <= window.size
-    const failed = this.#failed
+    const events = this.#events
     return {
       read8: () => {
         try {
           return window.read(offset, 1) & 0xff
         } catch (error) {
-          failed(error)
+          events.failed(error)
           return 0xff
         }
       },
@@ -105,7 +113,7 @@ export class Ports {
         try {
           return window.read(offset, 2) & 0xffff
         } catch (error) {
-          failed(error)
+          events.failed(error)
           return 0xffff
         }
       },
@@ -114,31 +122,34 @@ export class Ports {
         try {
           return window.read(offset, 4) | 0
         } catch (error) {
-          failed(error)
+          events.failed(error)
           return -1
         }
       },
       write8: (value) => {
         try {
           window.write(offset, 1, value & 0xff)
+          events.wrote()
         } catch (error) {
-          failed(error)
+          events.failed(error)
         }
       },
       write16: (value) => {
         if (!fits16) return
         try {
           window.write(offset, 2, value & 0xffff)
+          events.wrote()
         } catch (error) {
-          failed(error)
+          events.failed(error)
         }
       },
       write32: (value) => {
         if (!fits32) return
         try {
           window.write(offset, 4, value >>> 0)
+          events.wrote()
         } catch (error) {
-          failed(error)
+          events.failed(error)
         }
       },
       device: this,

@@ -65,7 +65,9 @@ class TestDevice implements PciDevice {
     return this.wait
   }
 
-  drain(): void {}
+  drain(): void | Promise<void> {
+    return this.wait
+  }
 
   save(): Saved {
     return { config: this.config.save(), state: this.state }
@@ -394,6 +396,21 @@ describe('reset', () => {
     letGo()
     expect(await reported(3)).toEqual([1, 1, 3])
   })
+})
+
+test('firmware, which does not page, waits for the host outside of its slice', async () => {
+  const program = firmware(new Program()).say(1).out(IO + 0x14, 4, 0).say(2)
+  const { run, reported, device, reports } = await start(program)
+  let answer = () => {}
+  device.wait = new Promise((resolve) => {
+    answer = resolve
+  })
+  await run(1)
+  await new Promise((resolve) => setTimeout(resolve, 30))
+  expect(reports).toEqual([1])
+  device.wait = undefined
+  answer()
+  expect(await reported(2)).toEqual([1, 2])
 })
 
 describe('state', () => {
