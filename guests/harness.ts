@@ -5,6 +5,7 @@ import type { Disk } from '../src/block/disk.ts'
 import { bytesVec } from '../src/block/iovec.ts'
 import { type OpenDiskOptions, openDisk } from '../src/block/open.ts'
 import { type MachineOptions, makeEmulator, type NodeEmulator } from '../src/cli/emulator.ts'
+import { findFirmware } from '../src/cli/firmware.ts'
 import { cpuOf, type V86Cpu } from '../src/v86/internals.ts'
 import { onPowerOff } from '../src/v86/power.ts'
 import { type AttachOptions, attachDrives, type Drive, type Drives } from '../src/v86.ts'
@@ -17,7 +18,7 @@ const TAIL = 1500
 
 export interface GuestOptions extends Partial<MachineOptions>, AttachOptions {
   /** Gives the BIOS and the VGA BIOS, unless `bios` and `vgabios` do. */
-  readonly guest: DebianGuest
+  readonly guest?: Pick<DebianGuest, 'bios' | 'vgabios'>
   readonly drives: readonly Drive[]
   /** Gets everything that the guest writes to the console, as it comes. */
   readonly onOutput?: (text: string) => void
@@ -58,7 +59,13 @@ export interface Guest {
 /** Starts a machine. Close it, or the process stays alive. */
 export async function bootGuest(options: GuestOptions): Promise<Guest> {
   const { guest, drives: wanted, onOutput, ...machine } = options
-  const { emulator, loaded } = await makeEmulator({ memory: 256, bios: guest.bios, vgabios: guest.vgabios, ...machine })
+  const firmware = guest ?? findFirmware(options.bios)
+  const { emulator, loaded } = await makeEmulator({
+    memory: 256,
+    bios: firmware.bios,
+    vgabios: firmware.vgabios,
+    ...machine,
+  })
   const drives = await attachDrives(emulator, wanted, options)
   const console = new Console((text) => emulator.serial0_send(text), onOutput)
   emulator.add_listener('serial0-output-byte', (byte) => console.put(byte))
