@@ -1,7 +1,7 @@
 /**
  * SCSI targets: what a host adapter needs of them.
  *
- * An adapter makes a {@link ScsiTarget}, attaches units to it ({@link DiskUnit}, CdUnit), and for every command that its guest
+ * An adapter makes a {@link ScsiTarget}, attaches units to it ({@link DiskUnit}, {@link CdUnit}), and for every command that its guest
  * sends calls `target.submit(command)`. The {@link Task} then says in `phase` (or, while that is `busy`, by `next()`) what
  * it asks for:
  *
@@ -30,6 +30,8 @@ export {
 } from './command.ts'
 export { execute } from './execute.ts'
 export type { UnitOptions } from './identity.ts'
+export { MediumUnit } from './medium.ts'
+export { CdUnit } from './mmc/cd.ts'
 export { DiskUnit } from './sbc/disk.ts'
 export { ScsiTarget, type ServiceResponse, type TaskManagement } from './target.ts'
 export type { Phase, Task } from './task.ts'

@@ -110,6 +110,7 @@ export class DiskUnit extends MediumUnit {
   }
 
   readonly mediumType = 0
+  readonly describesBlocks = true
 
   get deviceSpecific(): number {
     return (this.writeProtected ? WP : 0) | (this.dpofua ? DPOFUA : 0)

@@ -33,10 +33,10 @@ function write(unit: Blocks, task: Task): void {
   task.dataOut(new WriteExtent({ disk, at: lba * block, block }, length, forcesUnitAccess(task.cdb), written))
 }
 
-/** The four forms of a command that moves blocks: 6, 10, 12 and 16 bytes; `bits` of byte 1 are looked at. */
+/** The forms of a command that moves blocks, of 6, 10, 12 and 16 bytes; `bits` of byte 1 are looked at. */
 export function forms(
   name: string,
-  opcodes: readonly [number | undefined, number, number, number],
+  opcodes: readonly (number | undefined)[],
   bits: number,
   rest: Pick<CommandSpec, 'access' | 'run'>,
 ): CommandSpec[] {

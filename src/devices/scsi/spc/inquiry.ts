@@ -17,6 +17,8 @@ export interface PortFlags {
   readonly byte7?: number
   /** CLOCKING, QAS and IUS, bits 3 to 0 of byte 56. */
   readonly byte56?: number
+  /** Physical interface that MMC drives tell (MMC-6 table 94): 1 (default) SCSI, 2 ATAPI, whose drives queue nothing. */
+  readonly interface?: 1 | 2
 }
 
 /** A unit as INQUIRY sees it. */
@@ -47,7 +49,7 @@ export function standardInquiry(unit: Inquired): Uint8Array {
   data[2] = VERSION_SPC4
   data[3] = HISUP | 0x02
   data[4] = LENGTH - 5
-  data[7] = CMDQUE | (unit.portFlags.byte7 ?? 0)
+  data[7] = (unit.portFlags.interface === 2 ? 0 : CMDQUE) | (unit.portFlags.byte7 ?? 0)
   data.set(ascii(unit.identity.vendor), 8)
   data.set(ascii(unit.identity.product), 16)
   data.set(ascii(unit.identity.revision), 32)

@@ -40,8 +40,10 @@ export interface ModeUnit {
   readonly mediumType: number
   /** DEVICE-SPECIFIC PARAMETER field (SBC-3 6.4.1). */
   readonly deviceSpecific: number
-  /** Blocks and their length for the block descriptor; undefined if the unit has no such thing. */
-  readonly geometry: { readonly blocks: number; readonly block: number } | undefined
+  /** Blocks and their length. */
+  readonly geometry: { readonly blocks: number; readonly block: number }
+  /** Whether MODE SENSE shows them in a block descriptor. */
+  readonly describesBlocks: boolean
   attention(condition: typeof MODE_PARAMETERS_CHANGED, except?: number): void
 }
 
@@ -172,8 +174,8 @@ export class ModePages {
 
   // SBC-3 6.4.2: the short and the long LBA mode parameter block descriptor
   #descriptor(long: boolean): Uint8Array {
-    const { geometry } = this.#unit
-    if (geometry === undefined) return new Uint8Array(0)
+    const { geometry, describesBlocks } = this.#unit
+    if (!describesBlocks) return new Uint8Array(0)
     const bytes = new Uint8Array(long ? 16 : 8)
     const view = new DataView(bytes.buffer)
     if (long) {
@@ -230,7 +232,6 @@ export class ModePages {
     const { geometry } = this.#unit
     const blocks = long ? u64(list, at) : u32(list, at)
     const block = long ? u32(list, at + 12) : u24(list, at + 5)
-    if (geometry === undefined) return
     const whole = long ? geometry.blocks : Math.min(geometry.blocks, 0xffffffff)
     // SCSI-2 8.3.3: the first byte was the density code, and a count that does not fit 24 bits has no right value
     const old = !long && (blocks & 0xffffff) === (Math.min(geometry.blocks, 0xffffff) & 0xffffff)
