@@ -147,6 +147,11 @@ export class Driver {
     return at
   }
 
+  /** Gives back all RAM that was taken. */
+  free(): void {
+    this.#top = FIRST_FREE
+  }
+
   bytes(at: number, length: number): Uint8Array {
     return this.bus.memory.ram.slice(at, at + length)
   }

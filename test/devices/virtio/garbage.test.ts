@@ -1,15 +1,23 @@
 /** Random garbage in rings and registers: no exception, no hang, nothing unbounded, and a reset mends all of it. */
 import { expect, test } from 'vitest'
 import { Slow } from '../slow.ts'
+import { OK } from './driver.ts'
 import { wreck } from './garbage.ts'
 
 const seed = Number(process.env.SEED ?? Date.now() % 2 ** 31)
 
 test(`a driver that follows no rule (SEED=${seed})`, async () => {
-  for (let i = 0; i < 12; i++) {
+  let done = 0
+  const faults = new Set<string>()
+  for (let i = 0; i < 16; i++) {
     const slow = new Slow()
     slow.direct = i % 2 === 0
-    await wreck(seed + i, 400, slow)
+    const wreckage = await wreck(seed + i, 400, slow)
     expect(slow.pending).toEqual([])
+    done += wreckage.statuses.get(OK) ?? 0
+    for (const fault of wreckage.faults.keys()) faults.add(fault)
   }
+  // The garbage must be good enough to get somewhere.
+  expect(done).toBeGreaterThan(100)
+  expect(faults.size).toBeGreaterThan(4)
 })

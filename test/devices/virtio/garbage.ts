@@ -1,6 +1,6 @@
 /** Drivers that follow no rule: random bytes in rings, tables, registers. */
 import type { Pending, Slow } from '../slow.ts'
-import { Driver, FACES } from './driver.ts'
+import { Driver, FACES, type Request, T } from './driver.ts'
 
 /** Numbers that repeat for a seed (xorshift). */
 export class Random {
@@ -23,94 +23,155 @@ export class Random {
   }
 }
 
+/** Where the garbage finds tables and buffers that are RAM. */
 const HIGH = 0x180000
+const TYPES = [T.IN, T.IN, T.OUT, T.OUT, T.FLUSH, T.GET_ID, T.GET_LIFETIME, T.DISCARD, T.WRITE_ZEROES, T.SECURE_ERASE]
 
-/** One machine, wrecked for `rounds` rounds. Throws if the device does, or if it has more under way than its queues hold. */
-export async function wreck(seed: number, rounds: number, slow: Slow): Promise<void> {
-  const random = new Random(seed)
-  const face = random.pick(FACES)
-  const driver = new Driver({
-    ...face,
-    on: slow,
-    ramSize: 2 << 20,
-    device: { queueSize: 16, numQueues: 2, secureErase: true, inOrder: random.next(3) === 0 },
-    refuse: Array.from({ length: random.next(3) }, () => random.next(32)),
-  })
-  const { memory } = driver.bus
-  const word = () =>
-    random.pick([
-      () => random.next(1 << 16),
-      () => random.next(16),
-      () => HIGH + 16 * random.next(256),
-      () => random.next(2 ** 32),
-      () => 512 * random.next(9),
-      () => memory.ram.length - random.next(64),
-    ])()
-  for (let round = 0; round < rounds; round++) {
-    const queue = random.pick(driver.queues)
-    switch (random.next(10)) {
-      case 0:
-      case 1:
-      case 2:
-        spoilDescriptors(driver, queue.descriptors, word, random)
-        break
-      case 3:
-        memory.data.setUint16(
-          queue.driver + 2,
-          random.pick([random.next(40), memory.data.getUint16(queue.driver + 2, true) + 1]),
-          true,
-        )
-        for (let i = 0; i < 16; i++) memory.data.setUint16(queue.driver + 4 + 2 * i, random.next(18), true)
-        break
-      case 4:
-        for (let i = 0; i < 4; i++) memory.data.setUint32(HIGH + 16 * random.next(256), word(), true)
-        for (let i = 0; i < 8; i++) memory.data.setUint8(HIGH + 16 * random.next(256), random.next(16))
-        break
-      case 5:
-        driver.slot.device.windows[random.next(driver.slot.device.windows.length)]!.write(
-          random.next(256),
-          random.pick([1, 2, 4]),
-          word() >>> 0,
-        )
-        break
-      case 6:
-        driver.slot.device.windows[random.next(driver.slot.device.windows.length)]!.read(
-          random.next(256),
-          random.pick([1, 2, 4]),
-        )
-        break
-      case 7:
-        await answer(slow.pending, random)
-        break
-      case 8:
-        if (driver.needsReset || random.next(8) === 0) driver.initialize()
-        break
-      case 9:
-        driver.bus.clock.turn()
-    }
-    for (let i = 0; i < 2; i++) driver.slot.device.device.notify(i)
-    if (slow.pending.length > 64) throw new Error(`seed ${seed}: ${slow.pending.length} requests under way`)
-    if (round % 64 === 63) recover(driver)
-  }
-  await slow.settle()
+/** What happened to a wrecked machine. */
+export interface Wreckage {
+  /** Requests by the status that they ended with. */
+  statuses: Map<number, number>
+  /** Faults by reason. */
+  faults: Map<string, number>
 }
 
-function spoilDescriptors(driver: Driver, at: number, word: () => number, random: Random): void {
-  const { data } = driver.bus.memory
-  const table = random.next(4) === 0 ? HIGH : at
-  for (let i = 0; i < 16; i++) {
-    const entry = table + 16 * i
-    if (random.next(2) === 0) continue
-    data.setUint32(entry, random.next(8) === 0 ? word() : HIGH + 16 * random.next(256), true)
-    data.setUint32(entry + 4, random.next(32) === 0 ? word() : 0, true)
-    data.setUint32(entry + 8, random.pick([16, 1, 512, 513, 48, 0, word()]), true)
-    data.setUint16(entry + 12, random.next(driver.ring === 'packed' ? 16 : 8), true)
-    data.setUint16(
-      entry + 14,
-      random.pick([random.next(18), 0x80 | random.next(8), 0x8000 | random.next(8), word() & 0xffff]),
-      true,
-    )
+/** One machine, wrecked for `rounds` rounds. Throws if the device does, or if it has more under way than its queues hold. */
+export async function wreck(seed: number, rounds: number, slow: Slow): Promise<Wreckage> {
+  const random = new Random(seed)
+  const driver = new Driver({
+    ...random.pick(FACES),
+    on: slow,
+    ramSize: 2 << 20,
+    device: {
+      queueSize: 16,
+      numQueues: 2,
+      secureErase: true,
+      inOrder: random.next(3) === 0,
+      lifetime: { preEolInfo: 1, estimateA: 1, estimateB: 1 },
+    },
+    refuse: Array.from({ length: random.next(3) }, () => random.next(32)),
+  })
+  const wreckage: Wreckage = { statuses: new Map(), faults: new Map() }
+  for (let round = 0; round < rounds; round++) {
+    const action = random.next(16)
+    if (action < 9) ask(driver, random)
+    else if (action === 9) spoilRing(driver, random)
+    else if (action === 10) pokeRegisters(driver, random)
+    else if (action < 14) await answer(slow.pending, random)
+    else if (action === 14) driver.bus.clock.turn()
+    else if (random.next(16) === 0) begin(driver)
+    for (let i = 0; i < 2; i++) driver.slot.device.device.notify(i)
+    if (slow.pending.length > 64) throw new Error(`seed ${seed}: ${slow.pending.length} requests under way`)
+    const { fault } = driver
+    if (fault !== undefined) {
+      const reason = fault.replace(/^queue \d+:? ?/, '')
+      wreckage.faults.set(reason, (wreckage.faults.get(reason) ?? 0) + 1)
+      if (random.next(4) > 0) begin(driver)
+      else recover(driver)
+    } else if (random.next(64) === 0) recover(driver)
+    for (const queue of [0, 1]) {
+      for (const { id } of driver.used(queue)) {
+        const status = driver.bus.memory.ram[asked.get(driver)?.get(id) ?? 0]!
+        wreckage.statuses.set(status, (wreckage.statuses.get(status) ?? 0) + 1)
+      }
+    }
   }
+  await slow.settle()
+  return wreckage
+}
+
+/** Status bytes of the buffers that were made available, by id. */
+const asked = new WeakMap<Driver, Map<number, number>>()
+
+/** Makes a request available that is right, or nearly so. */
+function ask(driver: Driver, random: Random): void {
+  const type = random.next(16) === 0 ? random.next(32) : random.pick(TYPES)
+  const length = random.pick([512, 512, 1024, 4096, random.next(1024)])
+  const sector = random.pick([0, random.next(2048), random.next(2048), random.next(4096)])
+  const wants: { output?: Uint8Array; input?: number } = {}
+  if (type === T.OUT) wants.output = new Uint8Array(length).fill(length & 0xff)
+  else if (type === T.DISCARD || type === T.WRITE_ZEROES || type === T.SECURE_ERASE) {
+    wants.output = new Uint8Array(16 * (1 + random.next(3)))
+    wants.output[0] = random.next(256)
+    wants.output[8] = random.next(256)
+    wants.output[12] = random.next(3)
+  } else wants.input = type === T.GET_ID ? 20 : length
+  let request: Request
+  try {
+    request = driver.build(type, sector, wants)
+    if (random.next(4) === 0) request.elements[0]!.length = random.next(17)
+    if (random.next(4) === 0) split(request, random)
+    const table = random.next(3) === 0 ? driver.alloc(16 * request.elements.length) : undefined
+    const queue = random.next(2)
+    request.id = driver.queues[queue]!.add(request.elements, table)
+    if (table !== undefined && random.next(6) === 0) mutate(driver, table, 16 * request.elements.length, random)
+    if (random.next(6) === 0) mutate(driver, driver.queues[queue]!.descriptors, 256, random)
+  } catch {
+    // The test's own driver is out of descriptors or RAM.
+    begin(driver)
+    return
+  }
+  const byId = asked.get(driver) ?? new Map<number, number>()
+  asked.set(driver, byId.set(request.id, request.statusAt))
+}
+
+/** Cuts an element in two. */
+function split(request: Request, random: Random): void {
+  const index = random.next(request.elements.length)
+  const element = request.elements[index]!
+  const first = random.next(element.length + 1)
+  request.elements.splice(
+    index,
+    1,
+    { ...element, length: first },
+    { ...element, at: element.at + first, length: element.length - first },
+  )
+}
+
+/** Changes one field somewhere in a table of descriptors. */
+function mutate(driver: Driver, at: number, length: number, random: Random): void {
+  const { data } = driver.bus.memory
+  const entry = at + 16 * random.next(length / 16)
+  const field = random.pick([0, 4, 8, 12, 14])
+  if (field < 12) data.setUint32(entry + field, value(driver, random), true)
+  else data.setUint16(entry + field, random.pick([random.next(16), random.next(65536), 0x8080, 0x80, 0x8000]), true)
+}
+
+function value(driver: Driver, random: Random): number {
+  return random.pick([
+    random.next(16),
+    random.next(1 << 16),
+    random.next(2 ** 32),
+    HIGH + 16 * random.next(256),
+    512 * random.next(9),
+    driver.bus.memory.ram.length - random.next(64),
+  ])
+}
+
+function spoilRing(driver: Driver, random: Random): void {
+  const { data, ram } = driver.bus.memory
+  const queue = random.pick(driver.queues)
+  switch (random.next(4)) {
+    case 0:
+      data.setUint16(queue.driver + 2, random.pick([random.next(40), data.getUint16(queue.driver + 2, true) + 1]), true)
+      break
+    case 1:
+      data.setUint16(queue.driver + 4 + 2 * random.next(16), random.next(18), true)
+      break
+    case 2:
+      for (let i = 0; i < 4; i++) ram[queue.descriptors + random.next(256)] = random.next(256)
+      break
+    case 3:
+      for (let i = 0; i < 8; i++) ram[HIGH + random.next(4096)] = random.next(256)
+  }
+}
+
+function pokeRegisters(driver: Driver, random: Random): void {
+  const window = random.pick(driver.slot.device.windows)
+  const width = random.pick([1, 2, 4])
+  const offset = random.next(256)
+  if (random.next(2) === 0) window.read(offset, width)
+  else window.write(offset, width, value(driver, random) % 2 ** (8 * width))
 }
 
 async function answer(pending: readonly Pending[], random: Random): Promise<void> {
@@ -122,11 +183,17 @@ async function answer(pending: readonly Pending[], random: Random): Promise<void
   await new Promise((resolve) => setImmediate(resolve))
 }
 
+/** A driver by the book starts over. */
+function begin(driver: Driver): void {
+  driver.free()
+  driver.initialize()
+}
+
 /** Whatever was done to it, a bus reset and a driver by the book find a working device. */
 function recover(driver: Driver): void {
   const { device } = driver.slot
   device.reset()
   for (const { index } of device.config.bars) device.config.setBar(index, driver.slot.base(index))
   device.config.write(0x04, 2, 0x0007)
-  driver.initialize()
+  begin(driver)
 }

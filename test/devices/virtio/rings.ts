@@ -176,6 +176,7 @@ export class PackedDriver implements DriverRing {
   }
 
   #freeId(): number {
+    if (this.#slots.size >= this.size) throw new Error('the test filled its own queue')
     while (this.#slots.has(this.#id)) this.#id = (this.#id + 1) % this.size
     const id = this.#id
     this.#id = (this.#id + 1) % this.size
@@ -185,6 +186,7 @@ export class PackedDriver implements DriverRing {
   /** Makes a list of descriptors available, the first one last, all with `flags` besides their own. */
   offer(elements: readonly Element[], id: number, flags = 0): void {
     const { data } = this.#memory
+    if (elements.length > this.size) throw new Error('the test filled its own queue')
     const first = this.#next
     let firstFlags = 0
     for (const [i, element] of elements.entries()) {
