@@ -20,6 +20,7 @@ export {
   type Drives,
   type Emulator,
   type IdeDrive,
+  type ScsiDrive,
   TESTED_VERSIONS,
   type VirtioDrive,
 } from './v86.ts'

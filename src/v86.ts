@@ -1,12 +1,12 @@
 /** Drives for v86: the entrance to everything that knows the emulator. */
 import type { Disk } from './block/disk.ts'
 import { BlockError, messageOf } from './block/error.ts'
-import { type Controller, type Drive, planControllers } from './v86/controllers.ts'
+import { type Controller, type Drive, type Planned, planControllers } from './v86/controllers/index.ts'
 import { orderBoot, pciPath } from './v86/firmware.ts'
 import { cpuOf, type Emulator, type V86Cpu } from './v86/internals.ts'
 import { machineOf } from './v86/machine.ts'
 
-export type { Drive, IdeDrive, VirtioDrive } from './v86/controllers.ts'
+export type { Drive, IdeDrive, ScsiDrive, VirtioDrive } from './v86/controllers/index.ts'
 export { type Emulator, TESTED_VERSIONS } from './v86/internals.ts'
 
 export interface AttachOptions {
@@ -18,8 +18,12 @@ export interface AttachOptions {
 
 /** The drives of one {@link attachDrives}. */
 export interface Drives {
-  /** The disks, in the order of the drives; an empty CD-ROM drive has none. */
+  /** The disks that are in the drives now, in the order of the drives. */
   readonly disks: readonly Disk[]
+  /** Puts a medium into drive number `drive`, 0 the first, whose tray is then closed; throws a BlockError if it cannot. */
+  insert(drive: number, disk: Disk): void
+  /** Takes the medium out of a drive and gives it to the caller, who closes it; a guest that has locked it yields to `force` only. */
+  eject(drive: number, options?: { force?: boolean }): Promise<Disk | undefined>
   /** Completes when no request is with the host. */
   drain(): Promise<void>
   /** Drains, flushes and closes the disks, which releases their locks; the guest's requests fail from then on. */
@@ -84,7 +88,9 @@ function plugIn(emulator: Emulator, cpu: V86Cpu, drives: readonly Drive[], optio
         ),
       ),
     )
-    return new AttachedDrives(emulator, disks, () => machine.drain(), options)
+    const planned = controllers.flatMap((controller) => controller.drives)
+    const inOrder = drives.map((drive) => planned.find((one) => one.drive === drive)!)
+    return new AttachedDrives(emulator, inOrder, () => machine.drain(), options)
   } catch (error) {
     for (const step of undo.reverse()) step()
     throw error
@@ -92,7 +98,7 @@ function plugIn(emulator: Emulator, cpu: V86Cpu, drives: readonly Drive[], optio
 }
 
 /** Where each controller goes: its own place, or the free slots in ascending order, several functions to a slot if need be. */
-function placesFor(controllers: readonly Controller[], free: readonly number[]): number[] {
+function placesFor(controllers: readonly Controller<Drive>[], free: readonly number[]): number[] {
   const floating = controllers.filter(({ bdf }) => bdf === undefined).length
   const quiet = free.filter((slot) => QUIET_SLOTS.includes(slot))
   const slots = floating <= quiet.length ? quiet : free
@@ -113,25 +119,49 @@ function placesFor(controllers: readonly Controller[], free: readonly number[]):
 }
 
 class AttachedDrives implements Drives {
-  readonly disks: readonly Disk[]
   readonly drain: () => Promise<void>
-  readonly #detach: (() => void)[]
+  readonly #drives: readonly Planned<Drive>[]
+  /** What is in each drive, and what ends the watch over it. */
+  readonly #media: ({ readonly disk: Disk; readonly forget: () => void } | undefined)[]
+  readonly #watch: (disk: Disk) => () => void
+  readonly #detach: () => void
   #closed: Promise<void> | undefined
 
-  constructor(emulator: Emulator, disks: readonly Disk[], drain: () => Promise<void>, options: AttachOptions) {
-    this.disks = disks
+  constructor(
+    emulator: Emulator,
+    drives: readonly Planned<Drive>[],
+    drain: () => Promise<void>,
+    options: AttachOptions,
+  ) {
     this.drain = drain
-    this.#detach = disks.map((disk) =>
+    this.#drives = drives
+    this.#watch = (disk) =>
       disk.onStop((error) => {
         if (emulator.is_running()) void emulator.stop()
         options.onStop?.(disk, error)
-      }),
-    )
+      })
+    this.#media = drives.map(({ drive: { disk } }) => (disk === undefined ? undefined : this.#taken(disk)))
     const resume = () => {
-      for (const disk of disks) if (disk.held > 0) disk.resume()
+      for (const disk of this.disks) if (disk.held > 0) disk.resume()
     }
     emulator.add_listener('emulator-started', resume)
-    this.#detach.push(() => emulator.remove_listener('emulator-started', resume))
+    this.#detach = () => emulator.remove_listener('emulator-started', resume)
+  }
+
+  get disks(): readonly Disk[] {
+    return this.#media.flatMap((medium) => medium?.disk ?? [])
+  }
+
+  insert(drive: number, disk: Disk): void {
+    this.#tray(drive, 'insert').insert(disk)
+    this.#media[drive] = this.#taken(disk)
+  }
+
+  async eject(drive: number, options: { force?: boolean } = {}): Promise<Disk | undefined> {
+    const disk = await this.#tray(drive, 'eject').eject(options.force)
+    this.#media[drive]?.forget()
+    this.#media[drive] = undefined
+    return disk
   }
 
   close(): Promise<void> {
@@ -139,8 +169,20 @@ class AttachedDrives implements Drives {
     return this.#closed
   }
 
+  #taken(disk: Disk): { disk: Disk; forget: () => void } {
+    return { disk, forget: this.#watch(disk) }
+  }
+
+  #tray(drive: number, verb: string) {
+    const tray = this.#drives[drive]?.tray?.()
+    if (tray !== undefined) return tray
+    const reason = this.#drives[drive] === undefined ? 'there is no such drive' : 'its medium is fixed'
+    throw new BlockError('ENOTSUP', `Cannot ${verb} the medium of drive ${drive}: ${reason}`)
+  }
+
   async #close(): Promise<void> {
-    for (const detach of this.#detach) detach()
+    this.#detach()
+    for (const medium of this.#media) medium?.forget()
     const results = await Promise.allSettled(this.disks.map(async (disk) => disk.close()))
     for (const result of results) if (result.status === 'rejected') throw result.reason
   }

@@ -1,5 +1,6 @@
 /** Taking v86's own IDE controller out of the machine. */
-import type { PortEntry, V86Cpu } from './internals.ts'
+import { BlockError } from '../block/error.ts'
+import { member, type PortEntry, type V86Cpu } from './internals.ts'
 
 /** 00:1e.0, where v86 has its IDE function. */
 const BUILTIN_BDF = 0x1e << 3
@@ -21,11 +22,20 @@ class NoIde {
   set_state(): void {}
 }
 
-/** Removes the controller with all that hangs on it; returns what puts it back. */
+/** Removes the controller with all that hangs on it; returns what puts it back. Throws a BlockError if v86 was given disks for it. */
 export function removeBuiltinIde(cpu: V86Cpu): () => void {
   const { io, devices } = cpu
   const { pci } = devices
   const { ide, cdrom } = devices
+  for (const channel of ['primary', 'secondary']) {
+    for (const unit of ['master', 'slave']) {
+      if (!member(member(member(ide, channel), unit), 'buffer')) continue
+      throw new BlockError(
+        'EBUSY',
+        'Cannot attach IDE drives: v86 has its own IDE disks; attach them here instead of giving v86 hda, hdb or cdrom',
+      )
+    }
+  }
   const device = pci.devices[BUILTIN_BDF]
   const space = pci.device_spaces[BUILTIN_BDF]
   const entries: [port: number, entry: PortEntry][] = []

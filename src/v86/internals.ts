@@ -107,7 +107,8 @@ const NEEDED: readonly (readonly [path: string, kind: 'object' | 'function'])[] 
   ['stop_idling', 'function'],
 ]
 
-function member(object: unknown, name: string): unknown {
+/** A member of anything that may have one. */
+export function member(object: unknown, name: string): unknown {
   return typeof object === 'object' && object !== null ? Reflect.get(object, name) : undefined
 }
 

@@ -4,6 +4,7 @@ import { BlockDevice } from '../../src/block/device.ts'
 import { Disk } from '../../src/block/disk.ts'
 import { BlockError } from '../../src/block/error.ts'
 import { Memory } from '../../src/block/protocols/memory.ts'
+import { choosePlaces } from '../../src/v86/controllers/places.ts'
 import { attachDrives, type Drive, type Emulator } from '../../src/v86.ts'
 import { type Bare, bare, Program } from './bare.ts'
 
@@ -83,6 +84,49 @@ describe('places', () => {
     const one = disk('a')
     await attachDrives(guest.emulator, [{ disk: one, serial: 'root' }])
     expect(one.serial).toBe('root')
+  })
+})
+
+describe('IDE drives', () => {
+  const BUILTIN = 0x1e << 3
+
+  test("take the place of v86's controller", async () => {
+    const guest = await machine()
+    await attachDrives(guest.emulator, [{ if: 'ide', disk: disk('a') }])
+    const { devices } = guest.cpu.devices.pci
+    expect(devices[BUILTIN]).toBeUndefined()
+    expect(devices[(1 << 3) | 1]?.name).toBe('piix3-ide')
+    expect(guest.cpu.io.ports[0xb400]!.device).toBeUndefined()
+  })
+
+  test('that cannot be attached leave it as it was', async () => {
+    const guest = await machine()
+    const port = guest.cpu.io.ports[0x1f0]
+    const before = guest.cpu.devices.ide
+    guest.cpu.io.ports[0x376] = { ...guest.cpu.io.ports[0x376]! }
+    guest.cpu.devices.pci.devices[(1 << 3) | 1] = { name: 'something' }
+    await expect(attachDrives(guest.emulator, [{ if: 'ide', disk: disk('a') }])).rejects.toThrow(
+      'Cannot attach a controller at PCI 00:01.1: something is there',
+    )
+    expect(guest.cpu.devices.pci.devices[BUILTIN]).toBeDefined()
+    expect(guest.cpu.io.ports[0x1f0]).toBe(port)
+    expect(guest.cpu.devices.ide).toBe(before)
+  })
+
+  test('do not push out disks that v86 was given', async () => {
+    const guest = await machine(new Program(), { v86: { hda: { buffer: new ArrayBuffer(1 << 20) } } })
+    await expect(attachDrives(guest.emulator, [{ if: 'ide', disk: disk('a') }])).rejects.toThrow(
+      'Cannot attach IDE drives: v86 has its own IDE disks',
+    )
+  })
+
+  test('are at the places they ask for, the others at the first free ones', () => {
+    const places = (drives: Parameters<typeof choosePlaces>[0]) =>
+      choosePlaces(drives, [0, 1, 2, 3], [2, 3, 1, 0], 'IDE drive')
+    expect(places([{}, { media: 'cdrom' }, {}, { index: 0 }])).toEqual([1, 2, 3, 0])
+    expect(() => places([{ index: 1 }, { index: 1 }])).toThrow('Cannot attach a drive at IDE drive 1: it is taken')
+    expect(() => places([{ index: 4 }])).toThrow('Cannot attach a drive at IDE drive 4: there are 0, 1, 2, 3')
+    expect(() => places([{}, {}, {}, {}, {}])).toThrow('Cannot attach 5 drives: there are 4 IDE drives')
   })
 })
 

@@ -1,5 +1,5 @@
 /** A bare machine: v86 with a firmware of a few instructions, written by the test, that runs in flat 32-bit protected mode. */
-import { V86 } from 'v86'
+import { V86, type V86Options } from 'v86'
 import type { Emulator, V86Cpu } from '../../src/v86/internals.ts'
 import { cpuOf } from '../../src/v86/internals.ts'
 
@@ -265,7 +265,7 @@ export const installed: V86Package = {
 /** A machine with `program` for firmware; it does not run yet. */
 export async function bare(
   program: Program,
-  options: { acpi?: boolean; memory?: number; package?: V86Package } = {},
+  options: { acpi?: boolean; memory?: number; package?: V86Package; v86?: Partial<V86Options> } = {},
 ): Promise<Bare> {
   const from = options.package ?? installed
   const emulator = new from.V86({
@@ -276,6 +276,7 @@ export async function bare(
     acpi: options.acpi ?? false,
     disable_speaker: true,
     autostart: false,
+    ...options.v86,
   }) as V86 & Emulator
   await new Promise<void>((resolve) => emulator.add_listener('emulator-loaded', resolve))
   const cpu = cpuOf(emulator)!

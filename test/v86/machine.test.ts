@@ -399,7 +399,10 @@ describe('reset', () => {
 })
 
 test('firmware, which does not page, waits for the host outside of its slice', async () => {
-  const program = firmware(new Program()).say(1).out(IO + 0x14, 4, 0).say(2)
+  const program = firmware(new Program())
+    .say(1)
+    .out(IO + 0x14, 4, 0)
+    .say(2)
   const { run, reported, device, reports } = await start(program)
   let answer = () => {}
   device.wait = new Promise((resolve) => {
