@@ -12,6 +12,8 @@ export type GrubDriver = 'bios' | 'ata'
 /** Last sector before the partition: text that GRUB and `setKernelArguments` share. */
 const ARGUMENTS_SECTOR = PARTITION_BYTES / SECTOR - 1
 
+/** ATA is in two: what a drive speaks, and the controllers that pass it on. */
+const DISK_MODULES: Readonly<Record<GrubDriver, readonly string[]>> = { bios: ['biosdisk'], ata: ['ata', 'pata'] }
 const MODULES = ['configfile', 'echo', 'ext2', 'linux', 'normal', 'part_msdos', 'serial', 'terminal', 'test']
 const BOOT_CODE_BYTES = 440
 const SIGNATURE_OFFSET = 440
@@ -47,7 +49,8 @@ source /boot/grub/grub.cfg
   const parts = join(unpacked, 'usr/lib/grub/i386-pc')
   await tool('usr/bin/grub-mkimage', [
     ...['-O', 'i386-pc', '-d', parts, '-p', `(${disk},msdos1)/boot/grub`, '-c', early, '-o', image],
-    ...[driver === 'bios' ? 'biosdisk' : 'ata', ...MODULES],
+    ...DISK_MODULES[driver],
+    ...MODULES,
   ])
   const core = await readFile(image)
   const area = Buffer.alloc(PARTITION_BYTES)

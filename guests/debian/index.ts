@@ -6,6 +6,7 @@ import { fetchPackages, hostArchitecture, type Package, unpack, unpackSome } fro
 import { makeDisk } from './disk.ts'
 import { bootArea, grubConfig } from './grub.ts'
 import { INIT, packInitrd } from './initrd.ts'
+import { kernelPayload, plainKernel } from './kernel.ts'
 import { indexModules, installModules } from './modules.ts'
 import * as recipe from './recipe.ts'
 import { makeRoot, ROOT_FILES } from './rootfs.ts'
@@ -41,7 +42,7 @@ export interface DebianGuest {
 }
 
 /** Raised when the builder makes something else of the same packages and texts. */
-const LAYOUT = '1'
+const LAYOUT = '2'
 
 /**
  * Gives the Debian guest, making it when it is not in the cache. A second call finds it there, without the network and
@@ -115,7 +116,11 @@ async function makeGuest({ packages, tool, folder, scratch, onProgress }: Work):
   const modules = { folder: parts, version }
   await installModules(tool, modules, [...recipe.BOOT_MODULES, ...recipe.MORE_MODULES], root)
   await installModules(tool, modules, recipe.BOOT_MODULES, initrd)
-  await copyFile(join(parts, 'boot', `vmlinuz-${version}`), files.kernel)
+  const packed = await readFile(join(parts, 'boot', `vmlinuz-${version}`))
+  await writeFile(join(scratch, 'payload.xz'), kernelPayload(packed))
+  // The payload's last four bytes are its unpacked size, which is not part of the xz stream.
+  await tool('usr/bin/xz', ['-dkq', '--single-stream', join(scratch, 'payload.xz')])
+  await writeFile(files.kernel, plainKernel(packed, await readFile(join(scratch, 'payload'))))
   await writeFile(files.initrd, await packInitrd(join(root, 'bin/busybox'), initrd))
   const append = [`root=UUID=${recipe.ROOT_UUID}`, ...recipe.KERNEL_ARGUMENTS]
   await mkdir(join(root, 'boot/grub'))

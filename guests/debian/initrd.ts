@@ -1,7 +1,6 @@
 /** The initial RAM disk: busybox, the modules that lead to a root, and the script that finds it. */
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { gzipSync } from 'node:zlib'
 import { type CpioEntry, cpio } from './cpio.ts'
 import { READY_MARK } from './recipe.ts'
 
@@ -20,17 +19,20 @@ const APPLETS = [
   'usleep',
 ]
 
+const FSTAB = `dev /dev devtmpfs defaults 0 0
+proc /proc proc defaults 0 0
+sys /sys sysfs defaults 0 0
+`
+
 /**
  * What runs first. Virtio drivers come first and alone, since probing two ATA channels takes longer than booting from
- * virtio; the rest comes when that showed no root. Kernel arguments: `root=` (UUID=, LABEL= or a device; `root=cd` is a
- * shell beside the mounted CD-ROM), `ro`, `rootwait=` (seconds), and `drivers=a,b`: exactly these, instead of what the
- * PCI devices ask for.
+ * virtio; the rest comes when that showed no root. It starts as few programs as it can, for each costs an emulated
+ * machine a tenth of a second. Kernel arguments: `root=` (UUID=, LABEL= or a device; `root=cd` is a shell beside the
+ * mounted CD-ROM), `ro`, `rootwait=` (seconds), and `drivers=a,b`: exactly these, instead of what the PCI devices ask for.
  */
 export const INIT = `#!/bin/sh
 export PATH=/bin
-mount -t devtmpfs dev /dev
-mount -t proc proc /proc
-mount -t sysfs sys /sys
+mount -a
 
 root= access=rw patience=60 drivers=
 read -r line < /proc/cmdline
@@ -42,6 +44,8 @@ for word in $line; do
     ro) access=ro ;;
   esac
 done
+last=sd_mod
+[ "$root" = cd ] && last='sr_mod isofs'
 
 aliases() {
   found=
@@ -52,26 +56,28 @@ aliases() {
 }
 
 find_root() {
+  set -- /sys/class/block/*
+  [ -e "$1" ] || return
   case $root in
     cd) device=/dev/sr0 ;;
     *=*) device=$(findfs $root 2> /dev/null) ;;
     *) device=$root ;;
   esac
-  [ -n "$device" ] && [ -b "$device" ]
+  [ -b "$device" ]
 }
 
 if [ -n "$drivers" ]; then
   IFS=,
   set -- $drivers
   unset IFS
-  modprobe -a -q crc32c_generic ext4 "$@" sd_mod sr_mod
+  modprobe -a -q crc32c_generic ext4 "$@" $last
 else
-  modprobe -a -q crc32c_generic ext4
   aliases 'pci:v00001AF4*'
-  [ -n "$found" ] && modprobe -a -q virtio_blk $found
+  [ -n "$found" ] && found="$found virtio_blk"
+  modprobe -a -q crc32c_generic ext4 $found
   if ! find_root; then
     aliases 'pci:*'
-    modprobe -a -q $found sd_mod sr_mod
+    modprobe -a -q $found $last
   fi
 fi
 
@@ -86,17 +92,14 @@ until find_root; do
 done
 
 if [ "$root" = cd ]; then
-  modprobe isofs
-  mount -t iso9660 -o ro /dev/sr0 /cdrom
+  mount -t iso9660 -o ro $device /cdrom
   read -r up rest < /proc/uptime
   echo "${READY_MARK} root=$device up=$up"
   exec setsid cttyhack sh
 fi
 mount -t ext4 -o $access $device /root
 mount --move /dev /root/dev
-mount --move /proc /root/proc
-mount --move /sys /root/sys
-exec switch_root -c /dev/console /root /sbin/init
+exec switch_root /root /sbin/init
 `
 
 /**
@@ -105,17 +108,20 @@ exec switch_root -c /dev/console /root /sbin/init
  */
 export async function packInitrd(busybox: string, modules: string): Promise<Buffer> {
   const entries: CpioEntry[] = []
-  for (const path of ['bin', 'cdrom', 'dev', 'proc', 'root', 'sbin', 'sys']) entries.push({ kind: 'folder', path })
+  for (const path of ['bin', 'cdrom', 'dev', 'etc', 'proc', 'root', 'sbin', 'sys'])
+    entries.push({ kind: 'folder', path })
   entries.push(
     { kind: 'character', path: 'dev/console', major: 5, minor: 1 },
     { kind: 'file', path: 'init', data: INIT, executable: true },
+    { kind: 'file', path: 'etc/fstab', data: FSTAB },
     { kind: 'file', path: 'bin/busybox', data: await readFile(busybox), executable: true },
     // Where the kernel looks for it when one module asks for another.
     { kind: 'link', path: 'sbin/modprobe', target: '../bin/busybox' },
   )
   for (const name of APPLETS) entries.push({ kind: 'link', path: `bin/${name}`, target: 'busybox' })
   await addTree(entries, modules, 'lib')
-  return gzipSync(cpio(entries), { level: 9 })
+  // Not compressed: reading it whole costs an emulated machine less than unpacking it.
+  return cpio(entries)
 }
 
 async function addTree(entries: CpioEntry[], folder: string, path: string): Promise<void> {

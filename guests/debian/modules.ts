@@ -1,7 +1,12 @@
 /** Choosing kernel modules by name, with everything that they depend on. */
-import { cp, mkdir, readFile } from 'node:fs/promises'
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import type { Tool } from './tools.ts'
+
+const SIGNATURE_MARK = '~Module signature appended~\n'
+/** `struct module_signature`, whose last word is the signature's length. */
+const SIGNATURE_INFO_BYTES = 12
+const WORD = 4
 
 /** A kernel's modules as unpacked: `folder` holds `lib/modules/<version>`. */
 export interface ModuleTree {
@@ -54,10 +59,20 @@ export async function installModules(
   const chosen = moduleClosure(await readFile(join(from.folder, place, 'modules.dep'), 'utf8'), names)
   for (const path of [...chosen, 'modules.builtin', 'modules.order']) {
     await mkdir(dirname(join(target, place, path)), { recursive: true })
-    await cp(join(from.folder, place, path), join(target, place, path))
+    await writeFile(join(target, place, path), withoutSignature(await readFile(join(from.folder, place, path))))
   }
   await indexModules(tool, { folder: target, version: from.version })
   return chosen
+}
+
+/**
+ * A module without the signature behind it, if there is one: a kernel under emulation spends more instructions on
+ * checking what it loads than on everything else it does before the first shell. [linux] kernel/module_signature.h
+ */
+export function withoutSignature(module: Buffer): Buffer {
+  const mark = module.length - SIGNATURE_MARK.length
+  if (module.toString('latin1', mark) !== SIGNATURE_MARK) return module
+  return module.subarray(0, mark - SIGNATURE_INFO_BYTES - module.readUInt32BE(mark - WORD))
 }
 
 /** Writes `modules.dep` and the other indexes of a tree. */

@@ -6,23 +6,25 @@ import { LEFT_OUT, READY_MARK } from './recipe.ts'
 
 const MERGED = ['bin', 'lib', 'sbin'] as const
 
-const RC = `#!/bin/sh
-mount -t tmpfs run /run
-mount -t tmpfs tmp /tmp
+/** Loads what the initial RAM disk did not need; like that, it starts as few programs as it can. */
+const RC = `#!/bin/busybox sh
 mkdir /dev/pts /dev/shm
-mount -t devpts devpts /dev/pts
-mount -t tmpfs shm /dev/shm
-hostname block86
-drivers=
+mount -a
+echo block86 > /proc/sys/kernel/hostname
+drivers= found=
 read -r line < /proc/cmdline
 for word in $line; do
   case $word in drivers=*) drivers=\${word#drivers=} ;; esac
 done
 if [ -z "$drivers" ]; then
-  cat /sys/bus/pci/devices/*/modalias | xargs modprobe -a -q
-  modprobe -a -q sd_mod sr_mod sg
+  for file in /sys/bus/pci/devices/*/modalias; do
+    read -r alias < $file
+    found="$found $alias"
+  done
+  modprobe -a -q $found
 fi
-exit 0
+set -- /sys/class/scsi_host/*
+if [ -e "$1" ]; then modprobe -a -q sd_mod sr_mod sg; fi
 `
 
 const PROFILE = `export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=\${TERM:-vt220} LANG=C
@@ -39,7 +41,13 @@ fi
 
 /** The files of ours, by path; those in `etc/init.d` are executable. */
 export const ROOT_FILES: Readonly<Record<string, string>> = {
-  'etc/fstab': '',
+  'etc/fstab': `proc /proc proc defaults 0 0
+sys /sys sysfs defaults 0 0
+run /run tmpfs defaults 0 0
+tmp /tmp tmpfs defaults 0 0
+devpts /dev/pts devpts defaults 0 0
+shm /dev/shm tmpfs defaults 0 0
+`,
   'etc/group': 'root:x:0:\ntty:x:5:\ndisk:x:6:\nnogroup:x:65534:\n',
   'etc/hostname': 'block86\n',
   'etc/hosts': '127.0.0.1 localhost block86\n',
