@@ -140,10 +140,11 @@ describe.each(FACES)('virtqueue, $name', (face) => {
     }
   })
 
-  test('positions wrap: more requests than 16 bits count', { timeout: 30_000 }, () => {
+  test('positions wrap: more requests than 16 bits count, or many laps', { timeout: 30_000 }, () => {
     const driver = new Driver({ ...face, device: { queueSize: 4 } })
     const request = driver.build(T.FLUSH, 0)
-    for (let i = 0; i < 70_000; i++) {
+    const rounds = face.ring === 'split' ? 66_000 : 1000
+    for (let i = 0; i < rounds; i++) {
       driver.bus.memory.ram[request.statusAt] = 0xee
       driver.send(request)
       if (request.status !== OK) expect(`request ${i}`).toBe('done')
