@@ -137,6 +137,13 @@ export class ScsiBus {
     if (this.#current !== undefined && this.#phase !== undefined && !this.#acknowledge) this.#phase = PHASE_MSG_OUT
   }
 
+  /** Takes messages from an initiator that selected without SATN/ and sends them all the same, as SeaBIOS does. */
+  expectMessage(): void {
+    const nexus = this.#current
+    const fresh = nexus !== undefined && !nexus.identified && nexus.command.length === 0 && nexus.task === undefined
+    if (fresh && this.#phase === PHASE_COMMAND) this.#phase = PHASE_MSG_OUT
+  }
+
   clearAttention(): void {
     this.#attention = false
     if (this.#phase === PHASE_MSG_OUT && this.#current !== undefined) this.#advance(this.#current)
@@ -284,9 +291,8 @@ export class ScsiBus {
     const { command } = nexus
     const bytes = vec.gather()
     const wanted = lengthOf(command.length > 0 ? command : [...bytes]) ?? bytes.length
-    const taken = Math.min(bytes.length, wanted - command.length)
-    command.push(...bytes.subarray(0, taken))
-    if (command.length < wanted) return taken
+    command.push(...bytes.subarray(0, Math.min(bytes.length, wanted - command.length)))
+    if (command.length < wanted) return bytes.length
     nexus.task = nexus.target.submit({
       initiator: INITIATOR,
       lun: nexus.lun,
@@ -296,7 +302,8 @@ export class ScsiBus {
       autosense: false,
     })
     this.#advance(nexus)
-    return taken
+    // What is longer than the command is padding: SeaBIOS sends 16 bytes whatever the group.
+    return bytes.length
   }
 
   #giveMessages(nexus: Nexus, vec: IoVec): number {

@@ -201,8 +201,10 @@ export class ScriptsProcessor {
       high = upper
       this.#set(reg.DSP, dsp + 12)
     }
-    if (count === 0) return this.#fault(reg.DSTAT_IID)
+    // The manual has an illegal instruction here; SeaBIOS moves no bytes for commands that have no data.
+    if (count === 0) return GO_ON
     if (bus.phase === undefined) return this.#pause('phase')
+    if (phase === reg.PHASE_MSG_OUT) bus.expectMessage()
     this.#set(reg.DBMS, high)
     this.#set(reg.DNAD, low)
     this.#set(reg.IA, dsp)
@@ -279,7 +281,7 @@ export class ScriptsProcessor {
       case 0:
         return this.#select(instruction)
       case 1:
-        if (bus.ending) bus.clearAcknowledge()
+        this.#release()
         return bus.connected ? this.#pause('disconnect') : GO_ON
       case 2:
         return this.#waitReselect(target)
@@ -301,7 +303,7 @@ export class ScriptsProcessor {
       this.#registers.setUint8(reg.SCNTL3, entry >>> 24)
       this.#registers.setUint8(reg.SXFER, (entry >>> 8) & 0xff)
     }
-    if (bus.ending) bus.clearAcknowledge()
+    this.#release()
     if (bus.connected) return this.#alternate(instruction)
     this.#idle = 0
     this.#registers.setUint8(reg.SDID, id)
@@ -311,6 +313,13 @@ export class ScriptsProcessor {
     }
     this.#host.connect(id, false)
     return GO_ON
+  }
+
+  /** Lets go of a connection that is over but for SACK/: a program that goes on to the next one expects it to end. */
+  #release(): void {
+    if (!this.#host.bus.ending) return
+    this.#registers.setUint8(reg.SCNTL2, this.#registers.getUint8(reg.SCNTL2) & ~reg.SCNTL2_SDU)
+    this.#host.bus.clearAcknowledge()
   }
 
   /** Where a SELECT goes on that lost the arbitration. */
@@ -323,7 +332,7 @@ export class ScriptsProcessor {
 
   #waitReselect(alternate: number): boolean {
     const { bus } = this.#host
-    if (bus.ending) bus.clearAcknowledge()
+    this.#release()
     if (bus.connected) return GO_ON
     if (this.#registers.getUint8(reg.ISTAT0) & reg.ISTAT0_SIGP) {
       this.#set(reg.DSP, alternate)

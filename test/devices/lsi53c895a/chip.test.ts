@@ -460,6 +460,36 @@ describe('commands', () => {
   })
 })
 
+test('the way of SeaBIOS: no SATN/, padded commands, empty data phases, no release of SACK/', () => {
+  const chip = machine()
+  const seabios = (cdb: number[], data: readonly number[]) => {
+    chip.put(SCRATCH, 0x80)
+    chip.put(SCRATCH + 0x10, ...cdb, ...new Array<number>(16 - cdb.length).fill(0))
+    chip.put(SCRATCH + 0x20, 0xff, 0xff)
+    chip.run(
+      [0x40000000 | (3 << 16), 0],
+      s.move(1, SCRATCH, s.MSG_OUT),
+      s.move(16, SCRATCH + 0x10, s.COMMAND),
+      s.jump(24, { phase: s.MSG_IN, not: true, relative: true }),
+      s.move(2, TABLE, s.MSG_IN),
+      s.waitReselect(),
+      s.move(2, TABLE, s.MSG_IN),
+      data,
+      s.move(1, SCRATCH + 0x20, s.STATUS),
+      s.move(1, SCRATCH + 0x21, s.MSG_IN),
+      s.int(0),
+    )
+    expect([chip.r8(reg.DSTAT) & 4, chip.r8(reg.SIST0), chip.r8(reg.SIST1)]).toEqual([4, 0, 0])
+    return chip.bytes(SCRATCH + 0x20, 2)
+  }
+  expect(seabios([0x12, 0, 0, 0, 36, 0], s.move(36, BUFFER, s.DATA_IN))).toEqual([0, 0])
+  for (let tries = 0; tries < 5 && seabios(TEST_UNIT_READY, s.move(0, 0, s.DATA_OUT))[0] !== 0; tries++) {
+    seabios([3, 0, 0, 0, 18, 0], s.move(18, BUFFER, s.DATA_IN))
+  }
+  expect(seabios(READ(7, 1), s.move(512, BUFFER, s.DATA_IN))).toEqual([0, 0])
+  expect(chip.bytes(BUFFER, 512)).toEqual([...content.subarray(7 * 512, 8 * 512)])
+})
+
 describe('messages (SPI-3 16)', () => {
   test.each([
     ['SDTR is answered with what the bus can', [0x80, 1, 3, 1, 0x0a, 31], [1, 3, 1, 0x0a, 31]],
@@ -679,6 +709,7 @@ describe('bad programs', () => {
         chip.bus.clock.turn()
       }
       await chip.device.reset()
+      chip.bus.clock.turn()
       chip.device.config.setBar(1, chip.base)
       chip.device.config.write(4, 2, 7)
       expect(chip.run(s.int(0x12))).toBe(0x12)
