@@ -3,6 +3,7 @@ import type { IoVec } from '../../block/iovec.ts'
 import { type Now, settle } from '../../block/now.ts'
 import type { Clock, Saved } from '../machine.ts'
 import {
+  DEVICE_DEV,
   DIAGNOSTIC_PASSED,
   ERROR_ABRT,
   REG_COUNT,
@@ -85,6 +86,7 @@ export abstract class Drive {
   #holdReset = false
   #released = true
   #resumable = false
+  #resetKind: ResetKind = 'power'
   #moved: (whole: boolean) => void = () => {}
 
   constructor(cable: Cable, unit: 0 | 1) {
@@ -307,6 +309,11 @@ export abstract class Drive {
     if (!first) this.#interrupt()
   }
 
+  /** Bytes that were asked for, or presented, last. */
+  protected get asked(): number {
+    return this.#windowEnd
+  }
+
   #window(length: number, block: number): void {
     this.#at = 0
     this.#windowEnd = length
@@ -425,6 +432,7 @@ export abstract class Drive {
     this.#inEnd = 0
     this.#outEnd = 0
     this.dmaWanted = 0
+    this.#resetKind = kind
     this.#holdReset = kind === 'soft'
     this.#released = false
     this.#resumable = false
@@ -446,6 +454,7 @@ export abstract class Drive {
     if ((this.status & (STATUS_BSY | STATUS_DRQ)) !== 0 || this.phase === 'asleep') return false
     this.#quiet()
     this.opcode = 0x90
+    this.#resetKind = 'soft'
     this.#comeUp()
     return true
   }
@@ -453,7 +462,8 @@ export abstract class Drive {
   #comeUp(): void {
     this.#end(this.afterReset)
     this.sign()
-    this.device = 0
+    // DEVICE RESET leaves DEV as it is [ATA/ATAPI-7 volume 1, 6.10]
+    this.device = this.#resetKind === 'device' ? this.device & DEVICE_DEV : 0
     this.error = DIAGNOSTIC_PASSED
   }
 

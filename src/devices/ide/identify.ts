@@ -2,22 +2,11 @@
 import { CHS_LIMIT, LBA28_LIMIT } from './address.ts'
 import type { AtaDisk } from './ata.ts'
 import { TRIM_BLOCKS } from './commands/trim.ts'
-import { putText, sealIdentify } from './identity.ts'
-import { defaultTranslation, MULTIPLE_LIMIT, MULTIWORD_LIMIT, PIO_LIMIT, ULTRA_LIMIT } from './settings.ts'
-
-/** All modes up to the highest; in the upper byte, the selected one. */
-function modes(highest: number, selected: number | undefined): number {
-  return ((1 << (highest + 1)) - 1) | (selected === undefined ? 0 : 0x100 << selected)
-}
-
-function bits(...set: readonly (number | false)[]): number {
-  return set.reduce<number>((word, bit) => (bit === false ? word : word | (1 << bit)), 0)
-}
+import { defaultTranslation, MULTIPLE_LIMIT } from './settings.ts'
+import { bits, cableWord, putModes, putName, putText, sealIdentify } from './words.ts'
 
 /** Time that a secure erase takes, word 89: units of two minutes. */
 const ERASE_TIME = 1
-/** Cycle time of PIO 4 and multiword DMA 2, ns. */
-const CYCLE = 120
 const BUFFER_SECTORS = 256
 
 /** The 512 bytes. */
@@ -49,16 +38,13 @@ export function identify(ata: AtaDisk): Uint8Array<ArrayBuffer> {
   word(50, bits(14))
   word(51, 2 << 8) // PIO cycle timing mode
   word(52, 2 << 8)
-  word(53, bits(0, 1, 2)) // words 54 to 58, 64 to 70 and 88 are valid
+  putModes(words, settings)
   word(54, cylinders)
   word(55, heads)
   word(56, perTrack)
   double(57, Math.min(cylinders * heads * perTrack, CHS_LIMIT))
   word(59, (settings.multiple > 0 ? 0x100 | settings.multiple : 0) | bits(12, 14, 15)) // SANITIZE, overwrite, block erase
   double(60, Math.min(sectors, LBA28_LIMIT))
-  word(63, modes(MULTIWORD_LIMIT, settings.multiword))
-  word(64, (1 << (PIO_LIMIT - 2)) - 1)
-  for (const index of [65, 66, 67, 68]) word(index, CYCLE)
   word(69, bits(11, 10, ata.trims && ata.trimsToZero && 14, ata.trims && ata.trimsToZero && 5)) // buffer DMA, DRAT, RZAT
   word(75, 0) // no queued commands on a parallel cable: depth 1
   word(80, bits(4, 5, 6, 7, 8, 9, 10)) // ATA/ATAPI-4 to ACS-3
@@ -76,20 +62,16 @@ export function identify(ata: AtaDisk): Uint8Array<ArrayBuffer> {
   )
   word(86, bits(settings.powerManagement > 0 && 3, maximum.hasPassword && 8, 10, 12, 13, 15)) // 15: 119, 120 valid
   word(87, supported84)
-  word(88, modes(ULTRA_LIMIT, settings.ultra))
   word(89, ERASE_TIME)
   word(90, ERASE_TIME)
   word(91, settings.powerManagement)
   word(92, security.revision)
-  // 80-conductor cable; which device this is, found by its jumper; it passed its diagnostics
-  word(93, ata.unit === 0 ? bits(14, 13, 3, 1, 0) : bits(14, 13, 11, 9, 8))
+  word(93, cableWord(ata.unit))
   words.setBigUint64(2 * 100, BigInt(sectors), true)
   word(105, ata.trims ? TRIM_BLOCKS : 0)
   const exponent = Math.log2(disk.physicalBlockSize / ata.sectorSize)
   word(106, bits(14, exponent > 0 && 13, ata.sectorSize > 512 && 12) | Math.min(exponent, 15))
-  if (identity.wwn !== undefined) {
-    for (let i = 0; i < 4; i++) word(108 + i, Number((identity.wwn >> BigInt(48 - 16 * i)) & 0xffffn))
-  }
+  if (identity.wwn !== undefined) putName(words, identity.wwn)
   if (ata.sectorSize > 512) double(117, ata.sectorSize / 2)
   word(119, bits(14, 3)) // READ and WRITE LOG DMA EXT
   word(120, bits(14, 3))

@@ -56,21 +56,3 @@ export function identityOf(
     ultra: defaults.ultra,
   }
 }
-
-/** Writes ATA's kind of string: two characters to a word, the first in the upper byte, filled with spaces. */
-export function putText(words: DataView, word: number, length: number, text: string): void {
-  for (let i = 0; i < length; i++) words.setUint8(2 * word + (i ^ 1), i < text.length ? text.charCodeAt(i) : 0x20)
-}
-
-/** Sets the last word so that all 512 bytes add up to zero [ATA8-ACS 7.16.7.88]. */
-export function sealIdentify(bytes: Uint8Array): void {
-  bytes[510] = 0xa5
-  sealSum(bytes)
-}
-
-/** Sets the last byte so that all bytes add up to zero. */
-export function sealSum(bytes: Uint8Array): void {
-  let sum = 0
-  for (let i = 0; i < bytes.length - 1; i++) sum += bytes[i]!
-  bytes[bytes.length - 1] = -sum & 0xff
-}

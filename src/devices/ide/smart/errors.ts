@@ -1,7 +1,7 @@
 /** The drive's memory of errors and of the commands that led to them: SMART error logs [ATA8-ACS A.7, A.16]. */
 import type { Clock, Saved } from '../../machine.ts'
-import { sealSum } from '../identity.ts'
 import { type Fields, takeFields, takeList, takeNumber } from '../saved.ts'
+import { sealSum } from '../words.ts'
 
 /** The task file when a command came, or when it failed. */
 interface Registers {

@@ -2,8 +2,8 @@
 import type { Saved } from '../../machine.ts'
 import type { AtaDisk } from '../ata.ts'
 import type { ResetKind } from '../drive.ts'
-import { sealSum } from '../identity.ts'
 import { type Fields, takeBoolean, takeBytes, takeFields, takeNumber } from '../saved.ts'
+import { sealSum } from '../words.ts'
 import { ErrorLog } from './errors.ts'
 import { SelfTest } from './selftest.ts'
 

@@ -4,9 +4,9 @@ import { bytesVec } from '../../../block/iovec.ts'
 import { settle } from '../../../block/now.ts'
 import type { Saved } from '../../machine.ts'
 import type { AtaDisk } from '../ata.ts'
-import { sealSum } from '../identity.ts'
 import { locate } from '../locate.ts'
 import { type Fields, takeBoolean, takeBytes, takeList, takeNumber } from '../saved.ts'
+import { sealSum } from '../words.ts'
 
 // Subcommands of SMART EXECUTE OFF-LINE IMMEDIATE, in LBA Low
 export const OFFLINE = 0x00
