@@ -57,7 +57,11 @@ export interface SectorCipher {
 export interface Argon2Options {
   readonly kind: 'argon2d' | 'argon2i' | 'argon2id'
   readonly password: Uint8Array
+  /** At least 8 bytes. */
   readonly salt: Uint8Array
+  /** A key besides the password, and data bound to the hash; none when absent. */
+  readonly secret?: Uint8Array
+  readonly data?: Uint8Array
   /** Passes over the memory, at least 1. */
   readonly iterations: number
   /** Memory in KiB, at least 8 per lane and at most 2 GiB. */

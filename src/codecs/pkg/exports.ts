@@ -4,7 +4,7 @@
 export interface Exports {
   readonly memory: WebAssembly.Memory
   readonly adler32: (a: number, b: number, c: number) => number
-  readonly argon2: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number) => number
+  readonly argon2: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number, k: number) => number
   readonly blake3_each: (a: number, b: number, c: number, d: number) => void
   readonly cbc_unchain: (a: number, b: number, c: number, d: number, e: number) => void
   readonly cipher_free: (a: number) => void

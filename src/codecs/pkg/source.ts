@@ -1,3 +1,3 @@
 // Made by `npm run build:codecs`; do not edit.
 
-export const sourceHash = 'd3805475c5d5639c373c0829b3e535e2a14597acff3b56b946013211340034f8'
+export const sourceHash = '7d4d7e51f82e88353b2128ac2ce933f305f75511952c9d983104a3276c07ae02'

@@ -73,18 +73,21 @@ function taken(bytes: Uint8Array, at: number, length: number, used: number): Uin
   return answer
 }
 
-const argon2: Codecs['argon2'] = ({ kind, password, salt, iterations, memory, lanes, length }) => {
+const NONE = new Uint8Array(0)
+
+const argon2: Codecs['argon2'] = (options) => {
+  const { kind, password, salt, secret = NONE, data = NONE, iterations, memory, lanes, length } = options
   const it = ownInstance()
-  const [to = 0, first = 0, second = 0] = lay(it, length, password, salt)
-  const ok = it.exports.argon2(
-    ...([ARGON2[kind], first, password.length, second, salt.length, iterations, memory, lanes, to, length] as const),
-  )
-  if (!ok)
+  const inputs = [password, salt, secret, data]
+  const [to = 0, from = 0] = lay(it, length, ...inputs)
+  const [first = 0, second = 0, third = 0, fourth = 0] = inputs.map((input) => input.length)
+  const cost = [iterations, memory, lanes] as const
+  if (it.exports.argon2(ARGON2[kind], from, first, second, third, fourth, ...cost, to, length) === 0)
     throw new CodecError(
       'EINVAL',
       `Cannot derive a key: Argon2 cannot do ${iterations} passes over ${memory} KiB in ${lanes} lanes here`,
     )
-  return taken(it.bytes, to, length, length + password.length + salt.length)
+  return it.bytes.slice(to, to + length)
 }
 
 const blake3Each: Codecs['blake3Each'] = (bytes, size) => {

@@ -1,7 +1,7 @@
 //! Keys from passwords: PBKDF2 (RFC 8018) and Argon2 (RFC 9106).
 
 use crate::hash::Hasher;
-use argon2::{Algorithm, Argon2, Block, Params, Version};
+use argon2::{Algorithm, Argon2, AssociatedData, Block, ParamsBuilder, Version};
 
 /// No hash is longer, and no block that it works on.
 const MOST: usize = 64;
@@ -67,23 +67,29 @@ pub fn pbkdf2(kind: u32, password: &[u8], salt: &[u8], iterations: u32, output: 
     }
 }
 
-/// Argon2 version 1.3; false when the parameters are out of range or the memory is not to be had.
-pub fn argon2(
-    kind: u32,
-    password: &[u8],
-    salt: &[u8],
-    iterations: u32,
-    memory: u32,
-    lanes: u32,
-    output: &mut [u8],
-) -> bool {
-    let algorithm = [Algorithm::Argon2d, Algorithm::Argon2i, Algorithm::Argon2id][kind as usize % 3];
-    let Ok(params) = Params::new(memory, iterations, lanes, Some(output.len())) else { return false };
+/// What Argon2 is made from (RFC 9106, 3.1).
+pub struct Argon2Input<'a> {
+    pub kind: u32,
+    pub password: &'a [u8],
+    pub salt: &'a [u8],
+    pub secret: &'a [u8],
+    pub data: &'a [u8],
+    pub iterations: u32,
+    /// In KiB.
+    pub memory: u32,
+    pub lanes: u32,
+}
+
+/// Argon2 version 1.3; none when the parameters are out of range or the memory is not to be had.
+pub fn argon2(input: &Argon2Input, output: &mut [u8]) -> Option<()> {
+    let algorithm = [Algorithm::Argon2d, Algorithm::Argon2i, Algorithm::Argon2id][input.kind as usize % 3];
+    let mut builder = ParamsBuilder::new();
+    builder.m_cost(input.memory).t_cost(input.iterations).p_cost(input.lanes).output_len(output.len());
+    builder.data(AssociatedData::new(input.data).ok()?);
+    let params = builder.build().ok()?;
     let mut blocks = Vec::new();
-    if blocks.try_reserve_exact(params.block_count()).is_err() {
-        return false;
-    }
+    blocks.try_reserve_exact(params.block_count()).ok()?;
     blocks.resize(params.block_count(), Block::new());
-    let argon2 = Argon2::new(algorithm, Version::V0x13, params);
-    argon2.hash_password_into_with_memory(password, salt, output, &mut blocks).is_ok()
+    let argon2 = Argon2::new_with_secret(input.secret, algorithm, Version::V0x13, params).ok()?;
+    argon2.hash_password_into_with_memory(input.password, input.salt, output, &mut blocks).ok()
 }

@@ -164,25 +164,29 @@ pub fn pbkdf2(
     kdf::pbkdf2(kind, password, salt, iterations, unsafe { bytes_mut(output, output_length) })
 }
 
-/// Argon2 version 1.3; `kind` is 0 for Argon2d, 1 for Argon2i, 2 for Argon2id. False when the parameters are wrong or
-/// there is no memory.
+/// Argon2 version 1.3; `kind` is 0 for Argon2d, 1 for Argon2i, 2 for Argon2id. The password, the salt, the secret and the
+/// associated data are end to end at `input`. False when the parameters are wrong or there is no memory.
 #[wasm_bindgen]
-#[allow(clippy::too_many_arguments, reason = "addresses and lengths come in pairs")]
+#[allow(clippy::too_many_arguments, reason = "RFC 9106, 3.1 has as many")]
 pub fn argon2(
     kind: u32,
-    password: *const u8,
+    input: *const u8,
     password_length: usize,
-    salt: *const u8,
     salt_length: usize,
+    secret_length: usize,
+    data_length: usize,
     iterations: u32,
     memory: u32,
     lanes: u32,
     output: *mut u8,
     output_length: usize,
 ) -> bool {
-    let (password, salt) = unsafe { (bytes(password, password_length), bytes(salt, salt_length)) };
+    let input = unsafe { bytes(input, password_length + salt_length + secret_length + data_length) };
+    let (password, rest) = input.split_at(password_length);
+    let (salt, rest) = rest.split_at(salt_length);
+    let (secret, data) = rest.split_at(secret_length);
     let output = unsafe { bytes_mut(output, output_length) };
-    kdf::argon2(kind, password, salt, iterations, memory, lanes, output)
+    kdf::argon2(&kdf::Argon2Input { kind, password, salt, secret, data, iterations, memory, lanes }, output).is_some()
 }
 
 /// Makes a cipher; see `Cipher::new` for `mode`. Its address, or 0 when a key has a wrong length.
