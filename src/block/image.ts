@@ -46,6 +46,11 @@ export interface PackedAllocation {
   abandon(): Now<void>
 }
 
+/** Hears of every range before it is written. */
+export interface Tracker {
+  touch(at: number, length: number): Now<void>
+}
+
 /** An open image of some format, without any data movement of its own. */
 export interface Image {
   readonly name: string
@@ -58,6 +63,8 @@ export interface Image {
   readonly backing?: BlockDevice
   /** Where the mover reports what is in flight, for an image that must know when a cluster is no longer in use. */
   readonly traffic?: Traffic
+  /** Set while somebody must hear of writes. */
+  readonly tracker?: Tracker | undefined
   /** One mapping from `at`, at most `length` long, at least one byte. */
   map(at: number, length: number): Now<Mapping>
   /**

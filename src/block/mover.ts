@@ -42,6 +42,14 @@ export class ImageDevice implements BlockDriver {
   write(at: number, from: IoVec): Now<void> {
     const traffic = this.#traffic
     if (traffic.gate !== undefined) return traffic.gate.then(() => this.write(at, from))
+    const tracker = this.image.tracker
+    if (tracker !== undefined)
+      return traffic.track(after(tracker.touch(at, from.byteLength), () => this.#write(at, from)))
+    return this.#write(at, from)
+  }
+
+  #write(at: number, from: IoVec): Now<void> {
+    const traffic = this.#traffic
     const length = from.byteLength
     const mapping = this.image.map(at, length)
     if (!(mapping instanceof Promise) && mapping.kind === 'raw' && mapping.inPlace && mapping.length === length) {
@@ -74,7 +82,7 @@ export class ImageDevice implements BlockDriver {
         `Cannot compress ${from.byteLength} bytes at ${at} of ${this.name}: no whole clusters`,
       )
     }
-    return traffic.track(
+    return this.#tracked(at, from.byteLength, () =>
       this.#pieces(from.byteLength, (done) => {
         const length = Math.min(clusterSize, from.byteLength - done)
         const piece = from.slice(done, done + length)
@@ -91,7 +99,7 @@ export class ImageDevice implements BlockDriver {
   zero(at: number, length: number, options?: ZeroOptions): Now<void> {
     const traffic = this.#traffic
     if (traffic.gate !== undefined) return traffic.gate.then(() => this.zero(at, length, options))
-    return traffic.track(this.#zeroRange(at, length, options?.unmap === true))
+    return this.#tracked(at, length, () => this.#zeroRange(at, length, options?.unmap === true))
   }
 
   discard(at: number, length: number): Now<void> {
@@ -105,7 +113,9 @@ export class ImageDevice implements BlockDriver {
     const discard = image.discard
     if (discard === undefined || last <= first) return
     const covered = Math.ceil(last / clusterSize) * clusterSize - first
-    return traffic.track(this.#changing.exclusive(first, covered, () => discard.call(image, first, last - first)))
+    return this.#tracked(first, last - first, () =>
+      this.#changing.exclusive(first, covered, () => discard.call(image, first, last - first)),
+    )
   }
 
   status(at: number, length: number): Now<Extent> {
@@ -139,6 +149,11 @@ export class ImageDevice implements BlockDriver {
 
   close(): Now<void> {
     return after(this.#traffic.grace(), () => this.image.close?.())
+  }
+
+  /** A change that whoever follows writes hears of first. */
+  #tracked(at: number, length: number, body: () => Now<void>): Now<void> {
+    return this.#traffic.track(after(this.image.tracker?.touch(at, length), body))
   }
 
   #read(at: number, into: IoVec): Now<void> {

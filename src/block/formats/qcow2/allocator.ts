@@ -76,7 +76,8 @@ export class Allocator {
   takeRun(count: number): Now<Space> {
     return after(this.#grow(count), (space) => {
       if (space.count === count) return space
-      return after(this.give(space.cluster, space.count), () => this.takeRun(count))
+      // Too short where a refcount block ends; it is given back only after the next, which it would be again.
+      return after(this.takeRun(count), (found) => after(this.give(space.cluster, space.count), () => found))
     })
   }
 

@@ -14,7 +14,7 @@ import {
   l2EntrySize,
 } from './header.ts'
 import { Packer } from './packed.ts'
-import { COMPRESSED, COPIED, MISPLACED, Slice } from './slice.ts'
+import { COMPRESSED, COPIED, MISPLACED, PRESENT, Slice } from './slice.ts'
 import { readSnapshots } from './snapshottable.ts'
 import { loadCounts, Tally, writeCounts } from './tally.ts'
 
@@ -221,7 +221,7 @@ class Check {
     if (table >= this.#file.size) return
     const found = await this.#file.status(table, Math.min(this.#clusterSize, this.#file.size - table))
     if (found.kind !== 'data' && found.length >= Math.min(this.#clusterSize, this.#file.size - table)) return
-    const slice = new Slice(0, await this.#read(table, this.#clusterSize), extended, this.#clusterSize)
+    const slice = new Slice(0, await this.#read(table, this.#clusterSize), extended, external, this.#clusterSize)
     const packer = new Packer(this.#name, this.#file, header, undefined)
     const entries = this.#clusterSize / l2EntrySize(header)
     let next = -1
@@ -244,10 +244,10 @@ class Check {
         this.#corrupt(`a data cluster of ${what} is at ${offset}, no multiple of the cluster size`)
         continue
       }
-      if (extended && ((allocated & zeroes) !== 0 || (allocated !== 0 && offset === 0))) {
+      if (extended && ((allocated & zeroes) !== 0 || (allocated !== 0 && !(flags & PRESENT)))) {
         this.#corrupt(`an L2 entry of ${what} has impossible subclusters`)
       }
-      if (offset === 0) continue
+      if (!(flags & PRESENT)) continue
       if (active) {
         result['allocated-clusters']++
         if (next !== -1 && offset !== next) result['fragmented-clusters']++

@@ -10,7 +10,7 @@ import { type Header, l2EntrySize } from './header.ts'
 import type { PackedPlace, Packer } from './packed.ts'
 import { MAX_PAGE, PageCache, type Patch, patchesOf, settlePages, takeDirty } from './pages.ts'
 import type { Placed } from './placed.ts'
-import { COMPRESSED, COPIED, MISPLACED, Slice, ZERO } from './slice.ts'
+import { COMPRESSED, COPIED, MISPLACED, PRESENT, Slice, ZERO } from './slice.ts'
 
 /** Stretches of clusters that wait to be given back before a commit is due. */
 const MAX_FREES = 65536
@@ -173,8 +173,10 @@ export class ClusterMap {
     const covered = Math.min(length, count * this.#clusterSize - within)
     const { offset } = slice
     if (flags & ZERO)
-      return offset === 0 ? { kind: 'zero', length: covered } : { kind: 'zero', length: covered, at: offset + within }
-    if (offset === 0) return { kind: 'hole', length: covered }
+      return flags & PRESENT
+        ? { kind: 'zero', length: covered, at: offset + within }
+        : { kind: 'zero', length: covered }
+    if (!(flags & PRESENT)) return { kind: 'hole', length: covered }
     if (slice.suspect) this.#checkData(offset, count)
     return this.#raw(offset + within, covered, (flags & COPIED) !== 0)
   }
@@ -184,7 +186,7 @@ export class ClusterMap {
     const { flags, allocated, zeroes, offset } = slice
     if (flags & COMPRESSED) return this.#mapPacked(slice, index, within, length)
     if (flags & MISPLACED) throw this.#misplaced(slice)
-    if ((allocated & zeroes) !== 0 || (allocated !== 0 && offset === 0)) {
+    if ((allocated & zeroes) !== 0 || (allocated !== 0 && !(flags & PRESENT))) {
       throw this.#parts.corrupt('an L2 entry has impossible subclusters')
     }
     const first = Math.floor(within / this.#subSize)
@@ -235,9 +237,9 @@ export class ClusterMap {
       slice.look(index)
       const { flags, offset, allocated, zeroes } = slice
       if (flags & MISPLACED) throw this.#misplaced(slice)
-      const held = offset !== 0 && (flags & COPIED) !== 0 && !(flags & COMPRESSED)
+      const held = (flags & (PRESENT | COPIED | COMPRESSED)) === (PRESENT | COPIED)
       if (this.#extended && held) return this.#allocateSubs(cluster, offset, within, length, allocated, zeroes)
-      const bare = offset === 0 && !(flags & COMPRESSED)
+      const bare = !(flags & (PRESENT | COMPRESSED))
       if (this.#extended && bare && (within !== 0 || length < this.#clusterSize)) {
         return this.#allocateBare(cluster, within, length, zeroes)
       }
@@ -294,9 +296,9 @@ export class ClusterMap {
       this.#change(at, length, !bare && at < backingSize, (slice, index, inside) => {
         slice.look(index)
         const { flags, offset, zeroes } = slice
-        const hole = offset === 0 && !(flags & (COMPRESSED | ZERO)) && !(this.#extended && zeroes !== 0)
+        const hole = !(flags & (PRESENT | COMPRESSED | ZERO)) && !(this.#extended && zeroes !== 0)
         if (hole && !inside) return
-        const keep = !unmap && offset !== 0 && (flags & COPIED) !== 0 && !(flags & COMPRESSED)
+        const keep = !unmap && (flags & (PRESENT | COPIED | COMPRESSED)) === (PRESENT | COPIED)
         if (!keep) this.#freeOld(slice, index)
         slice.set(index, keep ? offset : 0, (keep ? COPIED : 0) | (bare ? 0 : ZERO))
       }),
@@ -311,8 +313,8 @@ export class ClusterMap {
     return this.#change(at, length, false, (slice, index, inside) => {
       if (inside && header.version === 2) return
       slice.look(index)
-      const { flags, offset, zeroes } = slice
-      if (offset === 0 && !(flags & COMPRESSED)) {
+      const { flags, zeroes } = slice
+      if (!(flags & (PRESENT | COMPRESSED))) {
         if (!(flags & ZERO) && !(this.#extended && zeroes !== 0)) return
         if (inside) {
           if (this.#extended) slice.set(index, 0, ZERO)
@@ -627,10 +629,11 @@ export class ClusterMap {
     return this.#slices.load(key, () => {
       const table = this.table(Math.floor(key / this.#slicesPerTable))
       const bytes = new Uint8Array(this.#sliceBytes)
-      if (this.#fresh.has(table)) return new Slice(key, bytes, this.#extended, this.#clusterSize)
+      if (this.#fresh.has(table))
+        return new Slice(key, bytes, this.#extended, this.#parts.dataFile !== undefined, this.#clusterSize)
       const at = table + (key % this.#slicesPerTable) * this.#sliceBytes
       return after(readPadded(this.#parts.file, at, bytesVec(bytes)), () => {
-        const slice = new Slice(key, bytes, this.#extended, this.#clusterSize)
+        const slice = new Slice(key, bytes, this.#extended, this.#parts.dataFile !== undefined, this.#clusterSize)
         slice.stretches((offset, count) => {
           if (this.#parts.placed.overlaps(offset, count * this.#clusterSize)) slice.suspect = true
         })

@@ -1,12 +1,13 @@
 /** An open qcow2 image: its parts put together, without any data movement of its own. */
 import type { BlockDevice } from '../../device.ts'
-import { BlockError } from '../../error.ts'
-import type { Allocation, Image, Mapping, PackedAllocation } from '../../image.ts'
+import { BlockError, errnoOf } from '../../error.ts'
+import type { Allocation, Image, Mapping, PackedAllocation, Tracker } from '../../image.ts'
 import { bytesVec } from '../../iovec.ts'
 import { readPadded } from '../../mover.ts'
 import { after, type Now, rescue } from '../../now.ts'
 import { Traffic } from '../../traffic.ts'
 import { Allocator } from './allocator.ts'
+import { Bitmaps } from './bitmaps.ts'
 import { checkQcow2 } from './check.ts'
 import { ClusterMap } from './clusters.ts'
 import { type Barrier, Commit } from './commit.ts'
@@ -68,6 +69,7 @@ export class Qcow2Image implements Image {
   readonly #options: Qcow2Options
   readonly #packer: Packer
   #parts: Parts
+  #bitmaps: Bitmaps | undefined
   #damage: BlockError | undefined
   #marking: Now<void> = undefined
 
@@ -156,6 +158,7 @@ export class Qcow2Image implements Image {
     }
     if (!this.readOnly) {
       await attempt(() => this.#marking)
+      if (this.#damage === undefined) await attempt(() => this.#bitmaps?.store())
       await attempt(() => this.commit.settle())
       await attempt(() => this.allocator.trim())
     }
@@ -183,7 +186,12 @@ export class Qcow2Image implements Image {
 
   /** Changes the disk's size, while nothing is in flight; durable with the next flush. */
   resize(size: number): Now<void> {
-    return this.#writing(() => (size < this.size ? this.#shrink(size) : this.#grow(size)))
+    return this.#writing(() => {
+      const bitmaps = this.#bitmaps
+      const change = () => (size < this.size ? this.#shrink(size) : this.#grow(size))
+      if (bitmaps === undefined || bitmaps.list.length === 0) return change()
+      return after(bitmaps.loadAll(), () => after(change(), () => bitmaps.resized()))
+    })
   }
 
   /** All internal snapshots. */
@@ -266,6 +274,23 @@ export class Qcow2Image implements Image {
     await commit.flush()
   }
 
+  /** Works on what is on the medium, while no request is in flight and all metadata is there. */
+  atRest<T>(body: () => Promise<T>): Promise<T> {
+    return this.#still(body)
+  }
+
+  /** Persistent bitmaps. */
+  get bitmaps(): Bitmaps {
+    if (this.#bitmaps === undefined)
+      throw new BlockError('EIO', `Cannot use the bitmaps of ${this.name}: they are damaged`)
+    return this.#bitmaps
+  }
+
+  /** Whoever must hear of writes before they happen. */
+  get tracker(): Tracker | undefined {
+    return this.#bitmaps?.following ? this.#bitmaps : undefined
+  }
+
   /** Works on the snapshots while no request is in flight. */
   #still<T>(body: (snapshots: Snapshots) => Promise<T>): Promise<T> {
     return Promise.resolve(this.traffic.pause(() => this.#writing(() => this.#rest(body))))
@@ -316,6 +341,15 @@ export class Qcow2Image implements Image {
       },
       l1,
     )
+  }
+
+  /** Reads what the image says of its bitmaps; called once, after it was opened. */
+  async loadBitmaps(): Promise<void> {
+    try {
+      this.#bitmaps = await Bitmaps.load(this)
+    } catch (error) {
+      if (errnoOf(error) !== 'EINVAL') throw error // damaged bitmaps are no reason not to use the disk
+    }
   }
 
   /** Runs what changes the map, when there is room for what it makes dirty. */
@@ -398,6 +432,7 @@ export async function openQcow2(file: BlockDevice, header: Header, options: Qcow
   const { l1, table } = await readTables(name, file, header)
   const image = new Qcow2Image(file, header, l1, table, { ...options, readOnly })
   const known = header.autoclear & (AUTOCLEAR_BITMAPS | AUTOCLEAR_DATA_FILE_RAW)
+  await image.loadBitmaps()
   if (!readOnly && known !== header.autoclear) {
     header.autoclear = known
     await image.commit.writeHeader()

@@ -5,6 +5,7 @@ import { BlockError } from '../../error.ts'
 import type { FormatDriver, FormatOpenOptions } from '../../format.ts'
 import { ImageDevice } from '../../mover.ts'
 import { rescue } from '../../now.ts'
+import { preallocate } from './amend.ts'
 import { createQcow2, type Qcow2CreateOptions } from './create.ts'
 import { INCOMPATIBLE_DATA_FILE, isQcow2 } from './header.ts'
 import { openQcow2, type Qcow2Options, readImageHeader } from './image.ts'
@@ -60,12 +61,31 @@ export const qcow2 = {
     'lazyRefcounts',
     'extendedL2',
     'compressionType',
+    'preallocation',
   ],
   probe: (head) => (isQcow2(head) ? 100 : 0),
   open,
   async create(file, { name, size, gate, options }) {
-    const wanted = options as Omit<Qcow2CreateOptions, 'name' | 'size'>
-    if (wanted.dataFile !== undefined) await (await gate.create(wanted.dataFile)).close()
-    await createQcow2(file, { ...wanted, name, size })
+    const { preallocation, ...wanted } = options as Omit<Qcow2CreateOptions, 'name' | 'size'> & {
+      preallocation?: string
+    }
+    const modes = ['off', 'metadata', 'falloc', 'full'] as const
+    const mode = modes.find((each) => each === (preallocation ?? 'off'))
+    if (mode === undefined) {
+      throw new BlockError(
+        'EINVAL',
+        `Cannot create ${name}: preallocation is ${preallocation}, must be ${modes.join(', ')}`,
+      )
+    }
+    const dataFile = wanted.dataFile === undefined ? undefined : await gate.create(wanted.dataFile)
+    if (dataFile !== undefined && wanted.dataFileRaw) await dataFile.resize(size)
+    const header = await createQcow2(file, { ...wanted, name, size })
+    if (mode === 'off') return dataFile?.close()
+    const parts = dataFile === undefined ? { name } : { name, dataFile }
+    const image = await openQcow2(file, header, parts)
+    await preallocate(new ImageDevice(image), mode)
+    await image.commit.settle()
+    await image.allocator.trim()
+    await dataFile?.close()
   },
 } satisfies FormatDriver

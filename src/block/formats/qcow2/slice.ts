@@ -15,6 +15,8 @@ export const COPIED = 2
 export const COMPRESSED = 4
 /** The entry has a host cluster whose offset is no multiple of the cluster size. */
 export const MISPLACED = 8
+/** The entry has a host cluster. In an external data file that may be at offset 0. */
+export const PRESENT = 16
 
 /** Every subcluster has data. */
 const ALL = 0xffffffff
@@ -25,6 +27,7 @@ const ALL = 0xffffffff
  */
 export class Slice extends Page {
   readonly #entryBits: 3 | 4
+  readonly #external: boolean
   readonly #clusterSize: number
   readonly #entries: number
   #bytes: Uint8Array | undefined
@@ -42,9 +45,10 @@ export class Slice extends Page {
   /** Subclusters that read as zeroes, a bit each. */
   zeroes = 0
 
-  constructor(key: number, bytes: Uint8Array, extended: boolean, clusterSize: number) {
+  constructor(key: number, bytes: Uint8Array, extended: boolean, external: boolean, clusterSize: number) {
     super(key)
     this.#entryBits = extended ? 4 : 3
+    this.#external = external
     this.#clusterSize = clusterSize
     this.#entries = bytes.length >> this.#entryBits
     this.#bytes = bytes
@@ -84,7 +88,7 @@ export class Slice extends Page {
       index,
       offset,
       flags & ~ZERO,
-      offset !== 0 && (flags & ZERO) === 0 ? ALL : 0,
+      (flags & (COPIED | ZERO)) === COPIED ? ALL : 0,
       flags & ZERO ? ALL : 0,
     )
     if (this.#entryBits === 3 && flags & ZERO) this.#view!.setUint32((index << 3) + 4, (offset | ZERO) >>> 0)
@@ -134,7 +138,7 @@ export class Slice extends Page {
     const { flags, allocated, zeroes } = this
     let { offset } = this
     if (flags & (COMPRESSED | MISPLACED)) return 1
-    const step = offset === 0 ? 0 : this.#clusterSize
+    const step = flags & PRESENT ? this.#clusterSize : 0
     let next = index + 1
     for (; next < last; next++) {
       this.look(next)
@@ -164,7 +168,7 @@ export class Slice extends Page {
       const count = this.stretch(index, this.#entries)
       if (this.flags & (COMPRESSED | MISPLACED) || runs.length >= most) return false
       if (this.#entryBits === 4) {
-        const plain = this.zeroes === 0 && this.allocated === (this.offset === 0 ? 0 : ALL)
+        const plain = this.zeroes === 0 && this.allocated === (this.flags & PRESENT ? ALL : 0)
         if (!plain && !(this.zeroes === ALL && this.allocated === 0)) return false
         if (this.zeroes !== 0) this.flags |= ZERO
       }
@@ -185,6 +189,7 @@ export class Slice extends Page {
     if (high & COMPRESSED_BIT) flags = COMPRESSED
     else if ((low & OFFSET_LOW & (this.#clusterSize - 1)) !== 0 || (high & OFFSET_HIGH) > 0x1fffff) flags |= MISPLACED
     this.offset = flags & COMPRESSED ? 0 : (high & OFFSET_HIGH) * 2 ** 32 + ((low & OFFSET_LOW) >>> 0)
+    if (this.offset !== 0 || (this.#external && flags & COPIED)) flags |= PRESENT
     if (this.#entryBits === 4) {
       this.zeroes = view.getUint32(at + 8)
       this.allocated = view.getUint32(at + 12)
@@ -204,10 +209,10 @@ export class Slice extends Page {
     const head = runs[low * 2]!
     const offset = runs[low * 2 + 1]!
     this.flags = head >>> 16
-    this.offset = offset === 0 ? 0 : offset + (index - (head & 0xffff)) * this.#clusterSize
+    this.offset = this.flags & PRESENT ? offset + (index - (head & 0xffff)) * this.#clusterSize : 0
     if (this.#entryBits === 4) {
       this.zeroes = this.flags & ZERO ? ALL : 0
-      this.allocated = this.flags & ZERO || offset === 0 ? 0 : ALL
+      this.allocated = (this.flags & (ZERO | PRESENT)) === PRESENT ? ALL : 0
       this.flags &= ~ZERO
     }
   }

@@ -114,7 +114,8 @@ export class Shadow {
   async #table(offset: number): Promise<Slice> {
     const bytes = new Uint8Array(this.#clusterSize)
     await readPadded(this.#file, offset, bytesVec(bytes))
-    return new Slice(0, bytes, l2EntrySize(this.#header) === 16, this.#clusterSize)
+    const external = (this.#header.incompatible & INCOMPATIBLE_DATA_FILE) !== 0n
+    return new Slice(0, bytes, l2EntrySize(this.#header) === 16, external, this.#clusterSize)
   }
 
   /** Adds `uses` to all that an L1 table leads to. */
