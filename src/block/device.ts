@@ -39,6 +39,8 @@ export interface BlockDriver {
   readonly readOnly?: boolean
   /** The layer whose bytes show through this one's holes. */
   readonly backing?: BlockDevice | undefined
+  /** Where all of its bytes are as they are: from `offset` on in `device`. */
+  readonly plain?: { readonly device: BlockDevice; readonly offset: number }
   /** Smallest unit of offsets and lengths, bytes, a power of two; default 1. */
   readonly align?: number
   /** What a discard must be aligned to to have an effect, bytes; default `align`. */
@@ -61,6 +63,8 @@ export interface BlockDriver {
   status?(at: number, length: number): Now<Extent>
   /** Changes `size`; new bytes read as zeroes. */
   resize?(size: number): Now<void>
+  /** Copies to another driver without the bytes passing through here; answers how many bytes, 0 if it cannot. */
+  copyTo?(at: number, to: BlockDriver, toAt: number, length: number): Now<number>
   /** Bytes that the image takes on its medium. */
   allocated?(): Now<number>
   /** Writes back what is cached and lets go of the medium, when no request is under way any more; called once. */
@@ -185,6 +189,22 @@ export class BlockDevice implements BlockDriver {
     })
   }
 
+  /**
+   * Copies to another device where the host can do that by itself; answers how many bytes from the start of the range were
+   * copied, 0 if none can be that way.
+   */
+  copyTo(at: number, to: BlockDevice, toAt: number, length: number): Now<number> {
+    this.#check(at, length, 'copy')
+    to.#checkWrite(toAt, length, 'copy to')
+    const source = this.#place(at)
+    const target = to.#place(toAt)
+    const copy = source.device.driver.copyTo
+    if (copy === undefined || length === 0) return 0
+    return target.device.#sharing(target.at, length, () =>
+      copy.call(source.device.driver, source.at, target.device.driver, target.at, length),
+    )
+  }
+
   resize(size: number): Now<void> {
     this.#open()
     if (this.readOnly) throw new BlockError('EROFS', `Cannot resize ${this.name}: it is read-only`)
@@ -253,7 +273,13 @@ export class BlockDevice implements BlockDriver {
     })
   }
 
-  #sharing(at: number, length: number, body: () => Now<void>): Now<void> {
+  /** Follows {@link BlockDriver.plain} down. */
+  #place(at: number): { device: BlockDevice; at: number } {
+    const { plain } = this.driver
+    return plain === undefined ? { device: this, at } : plain.device.#place(at + plain.offset)
+  }
+
+  #sharing<T>(at: number, length: number, body: () => Now<T>): Now<T> {
     return this.#lock === undefined ? body() : this.#lock.shared(at, length, body)
   }
 

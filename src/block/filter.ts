@@ -77,7 +77,12 @@ export abstract class Filter implements BlockDriver {
 /** A layer that moves addresses; every operation is abstract, so that none passes through unmoved by oversight. */
 export abstract class Remap
   implements
-    Required<Omit<BlockDriver, 'readOnly' | 'backing' | 'align' | 'discardGranularity' | 'canDiscard' | 'allocated'>>
+    Required<
+      Omit<
+        BlockDriver,
+        'readOnly' | 'backing' | 'plain' | 'copyTo' | 'align' | 'discardGranularity' | 'canDiscard' | 'allocated'
+      >
+    >
 {
   abstract readonly name: string
   abstract readonly size: number

@@ -12,6 +12,10 @@ const SECTOR = 512
 class Raw extends Filter {
   readonly name = 'raw'
 
+  get plain() {
+    return { device: this.next, offset: 0 }
+  }
+
   override status(at: number, length: number): Now<Extent> {
     return after(this.next.status(at, length), (extent) => ({ ...extent, at }))
   }
@@ -45,6 +49,10 @@ class RawWindow extends Remap {
 
   get discardGranularity(): number {
     return this.#file.discardGranularity
+  }
+
+  get plain() {
+    return { device: this.#file, offset: this.#offset }
   }
 
   read(at: number, into: IoVec): Now<void> {
