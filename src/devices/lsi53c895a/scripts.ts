@@ -48,6 +48,8 @@ export class ScriptsProcessor {
   #carry = false
   #idle = 0
   #generation = 0
+  /** The last SELECT will time out: SCRIPTS go on meanwhile, up to the first instruction that needs the target. */
+  #unanswered = false
 
   constructor(host: ScriptsHost) {
     this.#host = host
@@ -79,6 +81,7 @@ export class ScriptsProcessor {
   /** Stops; what was under way has no further effect. */
   stop(): void {
     this.#running = false
+    this.#unanswered = false
     this.#wait = 'nothing'
     this.#generation++
     this.#registers.setUint8(reg.ISTAT1, this.#registers.getUint8(reg.ISTAT1) & ~reg.ISTAT1_SRUN)
@@ -138,6 +141,10 @@ export class ScriptsProcessor {
     this.#registers.setUint8(reg.DBC + 2, (instruction >>> 16) & 0xff)
     this.#set(reg.DSPS, operand)
     this.#set(reg.DSP, dsp + 8)
+    if (this.#unanswered && needsTarget(instruction)) {
+      this.#host.scsiInterrupt(0, reg.SIST1_STO)
+      return GO_ON
+    }
     let goOn: boolean
     switch (instruction >>> 30) {
       case 0:
@@ -307,11 +314,8 @@ export class ScriptsProcessor {
     if (bus.connected) return this.#alternate(instruction)
     this.#idle = 0
     this.#registers.setUint8(reg.SDID, id)
-    if (!bus.select(id, (instruction & (1 << 24)) !== 0)) {
-      this.#host.scsiInterrupt(0, reg.SIST1_STO)
-      return GO_ON
-    }
-    this.#host.connect(id, false)
+    if (bus.select(id, (instruction & (1 << 24)) !== 0)) this.#host.connect(id, false)
+    else this.#unanswered = true
     return GO_ON
   }
 
@@ -486,6 +490,14 @@ export class ScriptsProcessor {
     }
     return GO_ON
   }
+}
+
+/** Whether an instruction waits for a target: a block move, an I/O instruction but SET and CLEAR, a comparison of phases, INT. */
+function needsTarget(instruction: number): boolean {
+  const group = instruction >>> 30
+  const opcode = (instruction >>> 27) & 7
+  if (group === 1) return opcode < 3
+  return group === 0 || (group === 2 && ((instruction & (1 << 17)) !== 0 || opcode === 3))
 }
 
 /** The low 24 bits as a signed number. */

@@ -408,8 +408,10 @@ describe('commands', () => {
 
   test('SELECT of an id that nobody has: selection time-out', () => {
     const chip = machine()
-    chip.run(s.selectAtn(5), s.int(1))
+    chip.run(s.selectAtn(5), s.modify(reg.SCRATCHA, 'load', 1), s.move(1, SCRATCH, s.MSG_OUT), s.int(1))
     expect(chip.r16(reg.SIST0)).toBe(reg.SIST1_STO << 8)
+    // The program had gone on to the first instruction that needs the target.
+    expect([chip.r8(reg.SCRATCHA), chip.r32(reg.DSP)]).toEqual([1, PROGRAM + 24])
   })
 
   test('SELECT FROM takes id, SCNTL3 and SXFER from the table', () => {
@@ -689,7 +691,7 @@ describe('bad programs', () => {
       x ^= x << 5
       return x >>> 0
     }
-    for (let round = 0; round < 300; round++) {
+    for (let round = 0; round < 80; round++) {
       const chip = machine()
       chip.w32(reg.DSA, TABLE)
       for (let i = 0; i < 256; i++) {
