@@ -21,6 +21,7 @@ const packages: Readonly<Record<string, string>> = {
   e2fsck: 'e2fsprogs',
   sg_vpd: 'sg3-utils',
   psktool: 'gnutls-bin',
+  cryptsetup: 'cryptsetup-bin',
 }
 
 /**
