@@ -248,7 +248,10 @@ export class ScriptsProcessor {
     this.#set(reg.DNAD, low + length)
     this.#registers.setUint32(reg.SBC, length, true)
     this.#set(reg.CSBC, this.#get(reg.CSBC) + length)
-    if (phase & 1 && length > 0) this.#registers.setUint8(reg.SFBR, memory.slice(0, 1).gather()[0]!)
+    if (phase & 1 && length > 0) {
+      this.#registers.setUint8(reg.SFBR, memory.slice(0, 1).gather()[0]!)
+      this.#registers.setUint8(reg.SIDL, memory.slice(length - 1, length).gather()[0]!)
+    }
     if (length === count) return GO_ON
     if (!this.#host.bus.connected) return this.#running ? this.#pause('phase') : GO_ON
     if (this.#host.bus.phase === undefined) return GO_ON

@@ -462,6 +462,13 @@ describe('commands', () => {
   })
 })
 
+test('SFBR has the first byte of what came in, SIDL the last (4.2): drivers find the tag of a reselection there', () => {
+  const chip = machine()
+  chip.put(SCRATCH, 0x80, 1, 2, 3, 1)
+  chip.run(s.selectAtn(3), s.move(5, SCRATCH, s.MSG_OUT), s.move(3, BUFFER, s.MSG_IN), s.int(1))
+  expect([chip.r8(reg.SFBR), chip.r8(reg.SIDL)]).toEqual([1, 3])
+})
+
 test('the way of SeaBIOS: no SATN/, padded commands, empty data phases, no release of SACK/', () => {
   const chip = machine()
   const seabios = (cdb: number[], data: readonly number[]) => {
@@ -588,6 +595,7 @@ describe('disconnection and reselection', () => {
     await chip.stopped()
     expect(chip.r32(reg.DSPS)).toBe(0x66)
     expect(chip.r8(reg.SSID)).toBe(reg.SSID_VAL | 3)
+    expect(chip.r8(reg.SFBR)).toBe(0)
     expect(chip.bytes(TABLE, 5)).toEqual([0x80, 0x20, 1, 0, 0])
     expect(chip.bytes(TABLE + 0x10, 5)).toEqual([0x80, 0x20, 2, 0, 0])
     expect(chip.bytes(BUFFER, 4096)).toEqual([...chip.content.subarray(16 * 512, 24 * 512)])
