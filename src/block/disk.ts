@@ -3,6 +3,7 @@ import type { BlockDevice, Extent, WriteOptions, ZeroOptions } from './device.ts
 import { BlockError, errnoOf } from './error.ts'
 import type { IoVec } from './iovec.ts'
 import { after, all, isLater, type Now, rescue } from './now.ts'
+import { kick } from './turn.ts'
 
 /** Cache modes by the names of `-drive cache=`. */
 export type CacheMode = 'writeback' | 'none' | 'writethrough' | 'directsync' | 'unsafe'
@@ -287,6 +288,11 @@ export class Disk {
     const held = [...this.#held]
     this.#held.clear()
     for (const request of held) request.retry()
+  }
+
+  /** Lets the requests that were handed in so far begin at once; a device calls it when it has taken all of its queue. */
+  kick(): void {
+    kick()
   }
 
   /** Completes when no request is with the host; held ones wait for {@link resume} and do not count. */

@@ -1,4 +1,5 @@
 /** io_uring(7): the rings, mapped once; requests go in as numbers and come out as numbers. */
+import { onKick } from '../../turn.ts'
 import { EAGAIN, EBUSY, EINTR } from './failure.ts'
 import { type Libc, libc, type Watch } from './libc.ts'
 import { IOV_MAX } from './vector.ts'
@@ -276,7 +277,9 @@ function open(): { ring: Ring | undefined; reason: string } {
   const calls = libc()
   if (calls === undefined) return { ring: undefined, reason: 'it needs the C library' }
   try {
-    return { ring: new Ring(calls), reason: 'works' }
+    const ring = new Ring(calls)
+    onKick(() => ring.submit())
+    return { ring, reason: 'works' }
   } catch (error) {
     return { ring: undefined, reason: `cannot be used: ${error instanceof Error ? error.message : error}` }
   }
