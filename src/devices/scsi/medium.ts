@@ -2,8 +2,10 @@
 import type { Disk } from '../../block/disk.ts'
 import { BlockError, errnoOf } from '../../block/error.ts'
 import { after, all, type Now, rescue } from '../../block/now.ts'
+import type { Saved } from '../machine.ts'
 import type { CommandSpec, CommandTable, Row } from './command.ts'
 import { type Identity, identity, type UnitOptions } from './identity.ts'
+import { bytesOf, fieldsOf, flagOf, listOf, numberOf } from './saved.ts'
 import {
   CAPACITY_DATA_HAS_CHANGED,
   CheckCondition,
@@ -39,11 +41,15 @@ import { startStopCommands } from './spc/startstop.ts'
 import type { Task } from './task.ts'
 import { LogicalUnit } from './unit.ts'
 
+const MODES_LIMIT = 4096
+
 /** Work that keeps commands off the medium: FORMAT UNIT or SANITIZE. */
 export interface Occupation {
   /** What those commands are told. */
   readonly condition: Condition
   readonly work: Work
+  /** What a saved state needs to begin it again, if no command waits for it. */
+  readonly saved: Saved | undefined
 }
 
 /** A unit with a medium that may be absent. */
@@ -225,6 +231,32 @@ export abstract class MediumUnit extends LogicalUnit {
   abstract get vpdPages(): readonly VpdPage[]
 
   abstract get logPages(): readonly LogPage[]
+
+  override save(): Saved {
+    return {
+      ...fieldsOf(super.save()),
+      saved: this.modes.saved,
+      current: this.modes.current,
+      reservations: this.reservations.save(),
+      trayOpen: this.#trayOpen,
+      stopped: this.#stopped,
+      preventing: [...this.#preventing],
+    }
+  }
+
+  override restore(state: Saved): Now<void> {
+    const saved = fieldsOf(state)
+    const preventing = listOf(saved.preventing, 256).map((initiator) => numberOf(initiator))
+    const trayOpen = flagOf(saved.trayOpen)
+    const stopped = flagOf(saved.stopped)
+    this.reservations.restore(listOf(saved.reservations, 4 + 2 * 256))
+    const modes = this.modes.restore(bytesOf(saved.saved, MODES_LIMIT), bytesOf(saved.current, MODES_LIMIT))
+    this.#trayOpen = trayOpen
+    this.#stopped = stopped
+    this.#preventing.clear()
+    for (const initiator of preventing) this.#preventing.add(initiator)
+    return all([modes, super.restore(state)])
+  }
 
   // ---- LogicalUnit ----
 

@@ -1,8 +1,10 @@
 /** A SCSI target device: the task router and the task manager in front of its logical units (SAM-5 4.6.8, 4.6.9, 7). */
 import { BlockError } from '../../block/error.ts'
 import { after, all, type Now } from '../../block/now.ts'
+import type { Saved } from '../machine.ts'
 import { AbsentUnit } from './absent.ts'
 import type { Command } from './command.ts'
+import { commandOf, fieldsOf, listOf, numberOf } from './saved.ts'
 import {
   BUS_DEVICE_RESET_OCCURRED,
   type Condition,
@@ -129,6 +131,30 @@ export class ScsiTarget {
   /** Completes when no unit has a request with the host. */
   drain(): Now<void> {
     return all([...this.#units.values()].map((unit) => unit.drain()))
+  }
+
+  /** The state of all units. The tasks are saved by the adapter that sent them ({@link Task.save}). */
+  save(): Saved {
+    return [...this.#units].map(([lun, unit]) => ({ lun, unit: unit.save() }))
+  }
+
+  /** Takes up a saved state; throws RangeError if it is not one of the same units. The tasks follow, by {@link resume}. */
+  restore(state: Saved): Now<void> {
+    const saved = listOf(state, LUN_LIMIT + 1).map(fieldsOf)
+    if (saved.length !== this.#units.size) throw new RangeError(`the saved SCSI state has ${saved.length} units`)
+    return all(
+      saved.map(({ lun, unit }) => {
+        const there = this.#units.get(numberOf(lun))
+        if (there === undefined) throw new RangeError(`the saved SCSI state has a LUN ${String(lun)}`)
+        return there.restore(unit!)
+      }),
+    )
+  }
+
+  /** A task that {@link Task.save} wrote, going on where it was. */
+  resume(state: Saved): Task {
+    const { lun } = commandOf(fieldsOf(state).command)
+    return (this.#units.get(lun) ?? new AbsentUnit(() => this.luns)).resume(state)
   }
 
   /** A reset of the parallel bus (SAM-5 6.3.2, hard reset). */

@@ -1,7 +1,9 @@
 /** One command on its way through a logical unit: its data phase, its status, its abort (SAM-5 5 and 8). */
 import { bytesVec, copyVec, type IoVec } from '../../block/iovec.ts'
 import { after, isLater, type Now, repeat } from '../../block/now.ts'
+import type { Saved } from '../machine.ts'
 import { type Attribute, type Command, STATUS_CHECK_CONDITION, STATUS_GOOD, STATUS_TASK_ABORTED } from './command.ts'
+import { bytesOf, fieldsOf, flagOf, numberOf, saveCommand } from './saved.ts'
 import { CheckCondition, DATA_PHASE_ERROR, PARAMETER_LIST_LENGTH_ERROR, type Sense } from './sense.ts'
 import type { Stages } from './stage.ts'
 import { Collector, type DataSink, type DataSource, Reply } from './transfer.ts'
@@ -24,6 +26,10 @@ export interface TaskOwner {
 }
 
 const NO_SENSE = new Uint8Array(0)
+/** Longest answer or parameter list of a saved state, bytes. */
+const ANSWER_LIMIT = 8 << 20
+/** Most bytes that a task stages: a block of the largest size. */
+const STAGED_LIMIT = 2 << 20
 
 /**
  * A task. The adapter looks at {@link phase} (or waits for {@link next}) and does what it says, until `status` or `aborted`.
@@ -52,6 +58,7 @@ export class Task {
   #staged = 0
   #taken = 0
   #failure: unknown
+  #begun = false
   #aborted = false
   #announce = false
   #wake: ((phase: Phase) => void) | undefined
@@ -166,6 +173,7 @@ export class Task {
 
   /** Runs a command's handler, and what follows from it. */
   run(handler: (task: Task) => Now<void>): void {
+    this.#begun = true
     this.#attempt(
       () => handler(this),
       () => this.#begin(),
@@ -232,6 +240,64 @@ export class Task {
     this.#enter('status')
   }
 
+  /**
+   * The task as it stands, with no request of it at the host. Bytes that were moved into or out of lent memory by a
+   * {@link moveAll} that has not ended count as not moved: the adapter does it again.
+   */
+  save(): Saved {
+    const source = this.#source
+    const sink = this.#sink
+    const writing = this.phase !== 'in' && this.#staged > 0
+    return {
+      command: saveCommand(this.command),
+      begun: this.#begun,
+      ended: this.phase === 'status',
+      status: this.status,
+      sense: this.sense.slice(),
+      transferred: this.transferred - (writing ? this.#staged : 0),
+      reply: source instanceof Reply ? source.bytes.slice() : null,
+      collected: sink instanceof Collector ? sink.bytes.slice() : null,
+      staged: writing ? this.#stage!.slice(0, this.#staged) : null,
+    }
+  }
+
+  /**
+   * Goes on from a saved state; `handler` runs the command again, unless its answer was saved. A state that does not fit is a
+   * RangeError. For {@link LogicalUnit.resume}.
+   */
+  resume(state: Saved, handler: (task: Task) => Now<void>): void {
+    const saved = fieldsOf(state)
+    const transferred = numberOf(saved.transferred)
+    const reply = saved.reply === null ? undefined : bytesOf(saved.reply, ANSWER_LIMIT)
+    const collected = saved.collected === null ? undefined : bytesOf(saved.collected, ANSWER_LIMIT)
+    const staged = saved.staged === null ? undefined : bytesOf(saved.staged, STAGED_LIMIT)
+    this.status = numberOf(saved.status, 0xff)
+    if (flagOf(saved.ended)) {
+      this.sense = bytesOf(saved.sense, 252)
+      this.transferred = transferred
+      this.#enter('status')
+      return
+    }
+    this.#begun = true
+    this.#attempt(
+      () => (reply === undefined ? handler(this) : this.dataIn(new Reply(reply))),
+      () => {
+        this.#begin()
+        this.#skip(transferred, collected, staged)
+      },
+    )
+  }
+
+  /** Takes the data phase to where it was. */
+  #skip(transferred: number, collected: Uint8Array | undefined, staged: Uint8Array | undefined): void {
+    if (this.phase !== 'in' && this.phase !== 'out') return
+    this.transferred = Math.min(transferred, this.length)
+    if (this.#sink instanceof Collector && collected !== undefined)
+      this.#sink.bytes.set(collected.subarray(0, this.length))
+    if (this.transferred === this.length) this.#finishData()
+    else if (this.phase === 'out' && staged !== undefined) void this.move(bytesVec(staged))
+  }
+
   #begin(): void {
     const side = this.#source ?? this.#sink
     this.length = side?.length ?? 0
@@ -273,12 +339,13 @@ export class Task {
     const part = buffer.byteLength === left ? buffer : buffer.slice(0, left)
     const sink = this.#sink!
     if (this.#staged > 0 || sink.held) return this.move(part)
-    const at = this.transferred
-    this.transferred = this.length
     this.phase = 'busy'
     const written = this.#attempt(
-      () => sink.write(at, part),
-      () => this.#finishData(),
+      () => sink.write(this.transferred, part),
+      () => {
+        this.transferred = this.length
+        this.#finishData()
+      },
       part,
     )
     return after(written, () => this.#work)

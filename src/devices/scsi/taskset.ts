@@ -36,11 +36,16 @@ export class TaskSet {
     const barrier = attribute === 'ordered' || attribute === 'head'
     const first = attribute === 'head' || this.#tasks.length === 0 || (this.#barriers === 0 && !barrier)
     const free = urgent || (first && !this.#blocked(task))
-    if (barrier) this.#barriers++
-    if (attribute === 'head') this.#tasks.unshift(task)
-    else this.#tasks.push(task)
+    this.adopt(task)
     if (free) this.#start(task)
     else this.#dormant.add(task)
+  }
+
+  /** Takes in a task that has been started already. */
+  adopt(task: Task): void {
+    if (task.order === 'ordered' || task.order === 'head') this.#barriers++
+    if (task.order === 'head') this.#tasks.unshift(task)
+    else this.#tasks.push(task)
   }
 
   /** Takes a task that has ended out of the set, and starts those that waited for it. */

@@ -1,6 +1,7 @@
 /** A logical unit: task set, unit attentions, allegiance, and the way of a command to its handler (SAM-5 4.6.15, SPC-4 5). */
 import { type Errno, errnoOf } from '../../block/error.ts'
 import { all, type Now } from '../../block/now.ts'
+import type { Saved } from '../machine.ts'
 import {
   type Command,
   type CommandTable,
@@ -9,6 +10,7 @@ import {
   STATUS_TASK_SET_FULL,
 } from './command.ts'
 import type { Identity } from './identity.ts'
+import { commandOf, conditionsOf, fieldsOf, flagOf, listOf, numberOf, saveSense, senseOf } from './saved.ts'
 import {
   CheckCondition,
   COMMANDS_CLEARED_BY_ANOTHER_INITIATOR,
@@ -52,6 +54,7 @@ interface Nexus {
 }
 
 const ATTENTION_LIMIT = 16
+const NEXUS_LIMIT = 256
 
 // SPC-4 annex E: what a host's errno is to a guest; ECANCELED is not here, for nobody is told of it
 const CONDITION_OF: Readonly<Partial<Record<Errno, Condition>>> = {
@@ -109,7 +112,8 @@ export abstract class LogicalUnit implements TaskOwner {
 
   /** Takes a command on; what becomes of it is in the task. */
   submit(command: Command): Task {
-    const task = new Task(command, this, this.table.row(command.cdb)?.exclusive === true)
+    const row = this.table.row(command.cdb)
+    const task = new Task(whole(command, row), this, row?.exclusive === true)
     const nexus = this.#nexus(command.initiator)
     const sensing = command.cdb[0] === REQUEST_SENSE
     if (nexus.sense !== undefined && !sensing) this.#endAllegiance(nexus)
@@ -168,6 +172,56 @@ export abstract class LogicalUnit implements TaskOwner {
   /** Whether an initiator port has sense data waiting, which old adapters ask before they send REQUEST SENSE. */
   hasSense(initiator: number): boolean {
     return this.#nexuses.get(initiator)?.sense !== undefined
+  }
+
+  // ---- saved states ----
+
+  /** What the unit keeps for its initiator ports; a kind of unit adds to it. Tasks are saved by whoever sent them. */
+  save(): Saved {
+    return {
+      nexuses: [...this.#nexuses.values()].map(({ initiator, attentions, sense, deferred }) => ({
+        initiator,
+        attentions,
+        sense: saveSense(sense),
+        deferred: saveSense(deferred),
+      })),
+    }
+  }
+
+  /** Takes up a saved state of the same kind of unit; throws RangeError for anything else. */
+  restore(state: Saved): Now<void> {
+    const nexuses = listOf(fieldsOf(state).nexuses, NEXUS_LIMIT).map((one): Nexus => {
+      const saved = fieldsOf(one)
+      return {
+        initiator: numberOf(saved.initiator),
+        attentions: conditionsOf(saved.attentions, ATTENTION_LIMIT),
+        sense: senseOf(saved.sense),
+        deferred: senseOf(saved.deferred),
+        waiting: [],
+      }
+    })
+    this.#nexuses.clear()
+    for (const nexus of nexuses) this.#nexuses.set(nexus.initiator, nexus)
+  }
+
+  /** A task that {@link Task.save} wrote, going on where it was. */
+  resume(state: Saved): Task {
+    const saved = fieldsOf(state)
+    const command = commandOf(saved.command)
+    if (!flagOf(saved.begun)) return this.submit(command)
+    const row = this.table.row(command.cdb)
+    const task = new Task(whole(command, row), this, row?.exclusive === true)
+    if (!flagOf(saved.ended)) this.#tasks.adopt(task)
+    try {
+      task.resume(state, (again) => {
+        if (row === undefined) throw new CheckCondition(INTERNAL_TARGET_FAILURE)
+        return row.run(again)
+      })
+    } catch (error) {
+      this.#tasks.remove(task)
+      throw error
+    }
+    return task
   }
 
   // ---- task management (SAM-5 7) ----
@@ -386,6 +440,16 @@ export abstract class LogicalUnit implements TaskOwner {
 function isTask({ command }: Task, initiator: number, tag: number | undefined): boolean {
   if (command.initiator !== initiator) return false
   return tag === undefined ? command.attribute === 'untagged' : command.attribute !== 'untagged' && command.tag === tag
+}
+
+/** The command with a CDB that is not shorter than its operation code wants. */
+function whole(command: Command, row: Row | undefined): Command {
+  const { cdb } = command
+  const length = Math.max(row?.bytes.length ?? 0, 6)
+  if (cdb.length >= length) return command
+  const padded = new Uint8Array(length)
+  padded.set(cdb)
+  return { ...command, cdb: padded }
 }
 
 /** Whether a thrown thing is a failure that the block layer reports, not a mistake of this program. */

@@ -1,9 +1,12 @@
 /** A CD-ROM or DVD-ROM drive (MMC-6), for a host adapter or behind ATA PACKET. */
 import type { Disk } from '../../../block/disk.ts'
+import type { Now } from '../../../block/now.ts'
+import type { Saved } from '../../machine.ts'
 import { type CommandSpec, CommandTable, u16, u32 } from '../command.ts'
 import { type Place, ReadExtent } from '../extent.ts'
 import type { UnitOptions } from '../identity.ts'
 import { MediumUnit } from '../medium.ts'
+import { fieldsOf, flagOf, listOf, numberOf } from '../saved.ts'
 import { blockRange } from '../sbc/range.ts'
 import { forms } from '../sbc/readwrite.ts'
 import { MEDIUM_NOT_PRESENT_TRAY_OPEN, OPERATOR_MEDIUM_REMOVAL_REQUEST } from '../sense.ts'
@@ -121,6 +124,18 @@ export class CdUnit extends MediumUnit implements CdDrive {
   protected override checkMedium(): void {
     if (!this.isReady) this.#unnoticed = false
     super.checkMedium()
+  }
+
+  override save(): Saved {
+    return { ...fieldsOf(super.save()), events: this.events.codes, speed: this.speed, unnoticed: this.#unnoticed }
+  }
+
+  override restore(state: Saved): Now<void> {
+    const saved = fieldsOf(state)
+    this.events.restore(listOf(saved.events, 16).map((code) => numberOf(code, EVENT_MEDIA_REMOVAL)))
+    this.speed = numberOf(saved.speed, TOP_SPEED)
+    this.#unnoticed = flagOf(saved.unnoticed)
+    return super.restore(state)
   }
 
   #read(task: Task): void {

@@ -1,10 +1,12 @@
 /** A direct-access block device (SBC-3). */
 import type { Disk } from '../../../block/disk.ts'
 import { BlockError } from '../../../block/error.ts'
-import type { Now } from '../../../block/now.ts'
+import { after, type Now } from '../../../block/now.ts'
+import type { Saved } from '../../machine.ts'
 import { CommandTable } from '../command.ts'
 import type { UnitOptions } from '../identity.ts'
 import { MediumUnit } from '../medium.ts'
+import { conditionsOf, fieldsOf } from '../saved.ts'
 import { CheckCondition, type Condition } from '../sense.ts'
 import type { VpdPage } from '../spc/inquiry.ts'
 import { LOG_SOLID_STATE, type LogPage } from '../spc/log.ts'
@@ -12,7 +14,7 @@ import { ModePages } from '../spc/mode.ts'
 import { controlPage, disconnectPage, exceptionsPage, PAGE_EXCEPTIONS, powerPage } from '../spc/pages.ts'
 import type { Task } from '../task.ts'
 import { capacityCommands } from './capacity.ts'
-import { formatCommands } from './format.ts'
+import { formatCommands, resumeJob } from './format.ts'
 import { cachingPage, diskVpdPages, geometryPages, PAGE_RECOVERY, recoveryPage, reportsThresholds } from './pages.ts'
 import { provisioningCommands } from './provisioning.ts'
 import { readWriteCommands } from './readwrite.ts'
@@ -122,6 +124,18 @@ export class DiskUnit extends MediumUnit {
 
   allocationChanged(task: Task, bytes: number): Now<void> {
     return this.#thresholds.changed(task.command.initiator, bytes)
+  }
+
+  override save(): Saved {
+    return { ...fieldsOf(super.save()), failure: this.failure ?? null, job: this.occupation?.saved ?? null }
+  }
+
+  override restore(state: Saved): Now<void> {
+    const { failure, job } = fieldsOf(state)
+    this.failure = failure === null ? undefined : conditionsOf([failure!], 1)[0]
+    return after(super.restore(state), () => {
+      if (job !== null) resumeJob(this, job!)
+    })
   }
 
   protected override checkMedium(): void {
