@@ -1,15 +1,15 @@
 /** A PACKET device: it takes command packets of 12 bytes and hands them to a SCSI target [ATA/ATAPI-7 volume 2, 9.8 and 9.9]. */
 import { bytesVec, type IoVec } from '../../block/iovec.ts'
-import { after, type Now, repeat } from '../../block/now.ts'
+import type { Now } from '../../block/now.ts'
 import type { Saved } from '../machine.ts'
 import { type ScsiTarget, STATUS_CHECK_CONDITION, STATUS_GOOD, type Task } from '../scsi/index.ts'
 import { BUS_DEVICE_RESET_OCCURRED, POWER_ON_OR_RESET } from '../scsi/sense.ts'
-import { BUFFER_LIMIT, type Cable, Drive, type ResetKind } from './drive.ts'
+import { type Cable, Drive, type ResetKind } from './drive.ts'
 import { identifyPacket } from './identifypacket.ts'
 import type { DriveIdentity } from './identity.ts'
 import { IDLE, Power, STANDBY } from './power.ts'
 import { REASON_CD, REASON_IO, STATUS_DRDY, STATUS_DSC } from './registers.ts'
-import { type Fields, takeBoolean, takeBytes, takeFields, takeNumber } from './saved.ts'
+import { type Fields, takeBoolean, takeFields, takeNumber } from './saved.ts'
 import { Settings } from './settings.ts'
 
 // The few ATA commands of a PACKET device [ATA/ATAPI-7 volume 1, 4.3]
@@ -43,12 +43,6 @@ const KEY_ABORTED_COMMAND = 0x0b
 type Stage = 'command' | 'packet' | 'data'
 const STAGES: readonly Stage[] = ['command', 'packet', 'data']
 
-/** How a task ended. */
-interface Outcome {
-  readonly status: number
-  readonly sense: Uint8Array
-}
-
 export class AtapiDrive extends Drive {
   readonly target: ScsiTarget
   readonly identity: DriveIdentity
@@ -58,13 +52,14 @@ export class AtapiDrive extends Drive {
   protected readonly afterReset = 0
   protected readonly signature = [0x14, 0xeb] as const
   #stage: Stage = 'command'
-  #cdb = new Uint8Array(PACKET_LENGTH)
   #dma = false
   #limit = 0
   #task: Task | undefined
-  /** Of a task that a saved state left unfinished: the bytes that it had moved. */
-  #skip = 0
-  #outcome: Outcome | undefined
+  /** A task of a saved state, which goes on when the bus runs. */
+  #savedTask: Saved | undefined
+  /** Where in the task's data the block in the buffer begins, and its length. */
+  #blockAt = 0
+  #blockLength = 0
 
   /** A drive in front of LUN 0 of `target`. */
   constructor(cable: Cable, unit: 0 | 1, target: ScsiTarget, identity: DriveIdentity) {
@@ -136,19 +131,25 @@ export class AtapiDrive extends Drive {
     this.#dma = (this.features & FEATURES_DMA) !== 0
     this.#limit = Math.min((this.lbaMid & 0xff) | ((this.lbaHigh & 0xff) << 8), COUNT_LIMIT)
     this.#task = undefined
-    this.#outcome = undefined
-    this.#skip = 0
+    this.#savedTask = undefined
     this.#stage = 'packet'
     this.count = REASON_CD
     this.ask(PACKET_LENGTH, PACKET_LENGTH, true)
   }
 
-  protected given(length: number): void {
+  protected given(): void {
     if (this.#stage === 'packet') {
-      this.#cdb = this.buffer.slice(0, PACKET_LENGTH)
       this.#stage = 'command'
+      this.#task = this.target.submit({
+        initiator: 0,
+        lun: 0,
+        cdb: this.buffer.slice(0, PACKET_LENGTH),
+        attribute: 'untagged',
+        tag: 0,
+        autosense: false,
+      })
       this.#go()
-    } else this.#giveData(length)
+    } else this.#withTask((task) => this.#moveBlock(task))
   }
 
   protected taken(): void {
@@ -160,35 +161,28 @@ export class AtapiDrive extends Drive {
     this.#go()
   }
 
-  /** Calls `next` with the task; one that a saved state left unfinished is sent again, past what it had moved. */
+  /** Calls `next` with the task, which may first have to be taken out of a saved state. */
   #withTask(next: (task: Task) => void): void {
-    if (this.#task !== undefined) {
-      next(this.#task)
-      return
-    }
-    const task = this.target.submit({
-      initiator: 0,
-      lun: 0,
-      cdb: this.#cdb,
-      attribute: 'untagged',
-      tag: 0,
-      autosense: false,
-    })
-    this.#task = task
-    const skip = this.#skip
-    if (skip === 0) next(task)
-    else
+    if (this.#task === undefined && this.#savedTask !== undefined) {
       this.work(
-        () => after(task.next(), () => skipData(task, skip)),
-        () => next(task),
+        () => this.target.resume(this.#savedTask!),
+        (task) => {
+          this.#task = task
+          this.work(
+            () => task.next(),
+            () => next(task),
+            () => this.#failWith(KEY_ABORTED_COMMAND),
+          )
+        },
         () => this.#failWith(KEY_ABORTED_COMMAND),
       )
+    } else if (this.#task === undefined) this.#failWith(KEY_ABORTED_COMMAND)
+    else next(this.#task)
   }
 
   /** Does what the task asks for next. */
   #go(): void {
-    if (this.#outcome !== undefined) this.#finish(this.#outcome)
-    else this.#withTask((task) => this.#follow(task))
+    this.#withTask((task) => this.#follow(task))
   }
 
   #follow(task: Task): void {
@@ -227,39 +221,32 @@ export class AtapiDrive extends Drive {
         () => this.abort(),
         () => this.abort(),
       )
-    } else if (task.phase === 'in') this.#takeData(task, length)
-    else {
-      this.#putCount(0, length)
-      this.ask(length, length, false)
+    } else {
+      this.room(length)
+      this.#blockAt = task.transferred
+      this.#blockLength = length
+      if (task.phase === 'in') this.#moveBlock(task)
+      else {
+        this.#putCount(0, length)
+        this.ask(length, length, false)
+      }
     }
   }
 
-  #takeData(task: Task, length: number): void {
-    const before = task.transferred
-    const buffer = this.room(length)
+  /** Moves what is left of the block between the buffer and the task. */
+  #moveBlock(task: Task): void {
+    const moved = () => Math.min(Math.max(task.transferred - this.#blockAt, 0), this.#blockLength)
+    const incoming = task.phase === 'in'
     this.work(
-      () => task.move(bytesVec(buffer.subarray(0, length))),
+      () => task.move(bytesVec(this.buffer.subarray(moved(), this.#blockLength))),
       () => {
-        const moved = task.transferred - before
-        if (moved === 0) this.#follow(task)
-        else {
-          this.#putCount(REASON_IO, moved)
-          this.present(moved, moved)
-        }
+        if (incoming && moved() > 0) {
+          this.#putCount(REASON_IO, moved())
+          this.present(moved(), moved())
+        } else this.#follow(task)
       },
       () => this.#failWith(KEY_ABORTED_COMMAND),
     )
-  }
-
-  #giveData(length: number): void {
-    const data = this.buffer.subarray(0, length)
-    this.#withTask((task) => {
-      this.work(
-        () => task.move(bytesVec(data)),
-        () => this.#follow(task),
-        () => this.#failWith(KEY_ABORTED_COMMAND),
-      )
-    })
   }
 
   /** Interrupt Reason and Byte Count of a DRQ block. */
@@ -289,7 +276,7 @@ export class AtapiDrive extends Drive {
     this.#go()
   }
 
-  #finish({ status, sense }: Outcome): void {
+  #finish({ status, sense }: Task): void {
     this.count = REASON_CD | REASON_IO
     if (status === STATUS_GOOD) this.complete()
     else if (status === STATUS_CHECK_CONDITION) {
@@ -307,7 +294,7 @@ export class AtapiDrive extends Drive {
 
   protected takeBack(kind: ResetKind): Now<void> {
     this.#task = undefined
-    this.#outcome = undefined
+    this.#savedTask = undefined
     this.settings.reset(kind, 0)
     this.power.reset()
     return this.target.reset(kind === 'power' ? POWER_ON_OR_RESET : BUS_DEVICE_RESET_OCCURRED)
@@ -318,18 +305,18 @@ export class AtapiDrive extends Drive {
   }
 
   override save(): Fields {
-    const task = this.#task
-    const over = task === undefined ? this.#outcome : task.phase === 'status' ? task : undefined
+    const task = this.opcode === PACKET ? this.#task : undefined
     return {
       ...super.save(),
       stage: STAGES.indexOf(this.#stage),
-      cdb: this.#cdb.slice(),
       dma: this.#dma,
       limit: this.#limit,
-      skip: task?.transferred ?? this.#skip,
-      outcome: over === undefined ? null : { status: over.status, sense: over.sense.slice() },
+      blockAt: this.#blockAt,
+      blockLength: this.#blockLength,
+      task: task?.save() ?? this.#savedTask ?? null,
       settings: this.settings.save(),
       power: this.power.save(),
+      target: this.target.save(),
     }
   }
 
@@ -337,56 +324,26 @@ export class AtapiDrive extends Drive {
     const fields = takeFields(state, 'PACKET device')
     super.restore(state)
     this.#stage = STAGES[takeNumber(state, 'stage', STAGES.length - 1)]!
-    const cdb = takeBytes(state, 'cdb', PACKET_LENGTH)
-    this.#cdb = new Uint8Array(PACKET_LENGTH)
-    this.#cdb.set(cdb)
     this.#dma = takeBoolean(state, 'dma')
     this.#limit = takeNumber(state, 'limit', COUNT_LIMIT)
+    this.#blockAt = takeNumber(state, 'blockAt')
+    this.#blockLength = takeNumber(state, 'blockLength', this.buffer.length)
     this.#task = undefined
-    this.#skip = takeNumber(state, 'skip', 2 ** 33)
-    this.#outcome = undefined
-    if (fields.outcome !== null) {
-      const outcome = takeFields(fields.outcome, 'outcome')
-      const sense = takeBytes(outcome, 'sense', 252)
-      this.#outcome = {
-        status: takeNumber(outcome, 'status', 0xff),
-        sense: sense.length < 18 ? new Uint8Array(18) : sense,
-      }
-    }
+    this.#savedTask = fields.task ?? undefined
     this.settings.restore(fields.settings ?? null)
     this.power.restore(fields.power ?? null)
+    // What cannot be set again is as it was set up
+    const later = this.target.restore(fields.target ?? null)
+    if (later instanceof Promise) later.catch(() => {})
   }
 
   protected resumeWork(): void {
     if (this.opcode !== PACKET) this.execute()
-    else if (this.#stage === 'data' && this.#outcome === undefined) this.#resumeData()
-    else this.#go()
+    else
+      this.#withTask((task) => {
+        const left = this.#blockAt + this.#blockLength - task.transferred
+        if (this.#stage === 'data' && !this.#dma && left > 0) this.#moveBlock(task)
+        else this.#follow(task)
+      })
   }
-
-  // The drive was at work on data: reading the next block, or taking the one that is in the buffer
-  #resumeData(): void {
-    this.#withTask((task) => {
-      this.work(
-        () => task.next(),
-        () => {
-          if (task.phase === 'out' && task.transferred === 0) this.#giveData(Math.min(this.asked, task.length))
-          else this.#follow(task)
-        },
-        () => this.#failWith(KEY_ABORTED_COMMAND),
-      )
-    })
-  }
-}
-
-/** Takes and drops the first bytes of a task that is done again; what cannot be taken twice makes it fail. */
-function skipData(task: Task, length: number): Now<void> {
-  const scratch = new Uint8Array(Math.min(length, BUFFER_LIMIT))
-  return repeat(() => {
-    const left = length - task.transferred
-    if (left <= 0) return false
-    if (task.phase === 'in')
-      return after(task.move(bytesVec(scratch.subarray(0, Math.min(left, scratch.length)))), () => true)
-    if (task.phase === 'out') return after(task.abort(), () => false)
-    return false
-  })
 }

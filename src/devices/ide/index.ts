@@ -1,7 +1,9 @@
 /** The IDE controllers that block86 offers. */
 import type { Disk } from '../../block/disk.ts'
 import type { Bus } from '../machine.ts'
+import { CdUnit, ScsiTarget } from '../scsi/index.ts'
 import { AtaDisk } from './ata.ts'
+import { AtapiDrive } from './atapi.ts'
 import { type IdentityOptions, identityOf } from './identity.ts'
 import { Piix, type PiixModel } from './piix.ts'
 
@@ -21,23 +23,35 @@ export interface PiixOptions {
   readonly drives: readonly (IdeDrive | undefined)[]
 }
 
-/** Makes a PIIX IDE function for a slot; throws a RangeError for a drive that cannot be. */
+/** Makes a PIIX IDE function for a slot; throws a RangeError or a BlockError for a drive that cannot be. */
 export function piixIde(options: PiixOptions): (bus: Bus) => Piix {
+  const model = options.model ?? 'piix3'
   return (bus) => {
-    const model = options.model ?? 'piix3'
     const piix = new Piix(bus, model)
-    options.drives.forEach((drive, index) => {
-      const channel = piix.channels[index >>> 1]
-      if (drive === undefined || channel === undefined) return
-      const { disk } = drive
-      if (disk === undefined) return
-      const identity = identityOf(drive, {
-        model: 'BLOCK86 HARDDISK',
-        serial: disk.serial || `B86-IDE-${index}`,
-        ultra: model === 'piix4',
-      })
-      channel.attach(index % 2 === 0 ? 0 : 1, (cable) => new AtaDisk(cable, index % 2 === 0 ? 0 : 1, disk, identity))
+    options.drives.forEach((drive, place) => {
+      if (drive === undefined) return
+      if (drive.media === 'cdrom') attachCdrom(piix, place, drive, model)
+      else attachDisk(piix, place, drive, model)
     })
     return piix
   }
+}
+
+function attachDisk(piix: Piix, place: number, drive: IdeDrive, model: PiixModel): void {
+  const { disk } = drive
+  if (disk === undefined) throw new RangeError(`IDE drive ${place} is a hard disk without an image`)
+  const serial = disk.serial || `B86-IDE-${place}`
+  const identity = identityOf(drive, { model: 'BLOCK86 HARDDISK', serial, ultra: model === 'piix4' })
+  piix.attach(place, (cable, unit) => new AtaDisk(cable, unit, disk, identity))
+}
+
+function attachCdrom(piix: Piix, place: number, drive: IdeDrive, model: PiixModel): void {
+  const identity = identityOf(drive, {
+    model: 'BLOCK86 CD-ROM',
+    serial: drive.disk?.serial || `B86-IDE-${place}`,
+    ultra: model === 'piix4',
+  })
+  const unit = new CdUnit(drive.disk, { serial: identity.serial, ver: identity.firmware.slice(0, 4) })
+  const target = new ScsiTarget({ portFlags: { interface: 2 } }).attach(0, unit)
+  piix.attach(place, (cable, position) => new AtapiDrive(cable, position, target, identity), unit)
 }

@@ -5,15 +5,20 @@
 import { all, type Now } from '../../block/now.ts'
 import type { Bus, PciDevice, Saved, Window } from '../machine.ts'
 import { PciConfig } from '../pci.ts'
+import type { MediumUnit } from '../scsi/index.ts'
 import { Channel } from './channel.ts'
+import type { Cable, Drive } from './drive.ts'
 import { takeBytes, takeFields } from './saved.ts'
 
-/** Which chip the function says it is: PIIX3 does multiword DMA, PIIX4 also Ultra DMA up to 33 MB/s. */
-export type PiixModel = 'piix3' | 'piix4'
+/**
+ * Which chip the function says it is: the 82371FB (`piix`), whose slave shares its master's timing; the 82371SB (`piix3`); or the
+ * 82371AB (`piix4`), which does Ultra DMA up to 33 MB/s, the others multiword DMA.
+ */
+export type PiixModel = 'piix' | 'piix3' | 'piix4'
 
 const INTEL = 0x8086
-const PIIX3_IDE = 0x7010
-const PIIX4_IDE = 0x7111
+const DEVICES = { piix: 0x1230, piix3: 0x7010, piix4: 0x7111 } as const
+const REVISIONS = { piix: 2, piix3: 0, piix4: 1 } as const
 /** Mass storage, IDE, a bus master whose channels stay in compatibility mode (2.3.5 to 2.3.7). */
 const CLASS = 0x010180
 
@@ -43,16 +48,18 @@ function configuration(model: PiixModel): PciConfig {
   }
   return new PciConfig({
     vendorId: INTEL,
-    deviceId: model === 'piix3' ? PIIX3_IDE : PIIX4_IDE,
+    deviceId: DEVICES[model],
     subsystemVendorId: 0,
     subsystemId: 0,
-    revision: model === 'piix3' ? 0 : 1,
+    revision: REVISIONS[model],
     classCode: CLASS,
     bars: [{ index: BUS_MASTER_BAR, space: 'io', size: BUS_MASTER_SIZE }],
     commandMask: COMMAND_MASK,
     registers: [
       { at: 0x06, bytes: Uint8Array.of(0x80, 0x02) },
-      ...(model === 'piix3' ? [timing, slave] : [timing, slave, ultra]),
+      timing,
+      ...(model === 'piix' ? [] : [slave]),
+      ...(model === 'piix4' ? [ultra] : []),
     ],
   })
 }
@@ -64,6 +71,7 @@ export class Piix implements PciDevice {
   readonly windows: readonly Window[]
   readonly channels: readonly [Channel, Channel]
   readonly #bus: Bus
+  readonly #trays = new Map<number, MediumUnit>()
 
   constructor(bus: Bus, model: PiixModel) {
     this.name = `${model}-ide`
@@ -77,6 +85,20 @@ export class Piix implements PciDevice {
       this.#decode()
       for (const channel of this.channels) channel.master.run()
     }
+  }
+
+  /** Puts a drive, made by `make`, in place 0 to 3 (primary master to secondary slave); `tray` is what its medium is changed in. */
+  attach(place: number, make: (cable: Cable, unit: 0 | 1) => Drive, tray?: MediumUnit): void {
+    const channel = this.channels[place >>> 1]
+    if (channel === undefined) throw new RangeError(`There is no IDE drive ${place}: drives are 0 to 3`)
+    const unit = place % 2 === 0 ? 0 : 1
+    channel.attach(unit, (cable) => make(cable, unit))
+    if (tray !== undefined) this.#trays.set(place, tray)
+  }
+
+  /** The tray of the drive in place 0 to 3, to insert and eject discs at run time; undefined for a disk, or without a drive. */
+  tray(place: number): MediumUnit | undefined {
+    return this.#trays.get(place)
   }
 
   #portWindows(index: 0 | 1): Window[] {

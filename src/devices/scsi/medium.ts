@@ -158,6 +158,7 @@ export abstract class MediumUnit extends LogicalUnit {
     this.#preventing.clear()
     if (medium === undefined) return undefined
     this.mediumWent()
+    for (const task of [...this.tasks]) task.withdraw(new CheckCondition(this.notReady!))
     return after(all([this.occupation?.work.stop(), this.diagnostics.stop(), medium.cancel()]), () => medium)
   }
 

@@ -171,6 +171,11 @@ export class Task {
 
   // ---- for the device server ----
 
+  /** What the data phase moves is gone: a task that waits for its adapter ends. One that waits for the host is told by the host. */
+  withdraw(error: unknown): void {
+    if ((this.phase === 'in' || this.phase === 'out') && this.#work === undefined) this.fail(error)
+  }
+
   /** Runs a command's handler, and what follows from it. */
   run(handler: (task: Task) => Now<void>): void {
     this.#begun = true
@@ -247,7 +252,7 @@ export class Task {
   save(): Saved {
     const source = this.#source
     const sink = this.#sink
-    const writing = this.phase !== 'in' && this.#staged > 0
+    const writing = sink !== undefined && this.#stage !== undefined && this.#staged > 0
     return {
       command: saveCommand(this.command),
       begun: this.#begun,
