@@ -1,5 +1,6 @@
 /** An ATA disk: what it is, what it is set to, and how a command's data get from the block layer to the host [ATA8-ACS, ACS-3]. */
 import type { Disk } from '../../block/disk.ts'
+import { BlockError } from '../../block/error.ts'
 import { bytesVec, type IoVec } from '../../block/iovec.ts'
 import { after, type Now, rescue } from '../../block/now.ts'
 import type { Saved } from '../machine.ts'
@@ -75,7 +76,8 @@ export class AtaDisk extends Drive {
   constructor(cable: Cable, unit: 0 | 1, disk: Disk, identity: DriveIdentity) {
     super(cable, unit)
     if (disk.logicalBlockSize > LARGEST_SECTOR) {
-      throw new RangeError(
+      throw new BlockError(
+        'EINVAL',
         `Cannot use ${disk.name} as an IDE disk: its logical blocks of ${disk.logicalBlockSize} bytes are larger than ${LARGEST_SECTOR}`,
       )
     }

@@ -1,4 +1,5 @@
 /** What a drive says it is: strings, numbers and transfer modes that the host reads but cannot change. */
+import { BlockError } from '../../block/error.ts'
 
 /** The parts of a drive's identity that its owner may choose. */
 export interface IdentityOptions {
@@ -27,26 +28,30 @@ export interface DriveIdentity {
 /** Word 217 of IDENTIFY DEVICE [ATA8-ACS 7.16.7.77]: 0, 1 or a speed of 0401h to FFFEh. */
 function checkRate(rate: number): number {
   if (rate === 0 || rate === 1 || (Number.isInteger(rate) && rate >= 0x401 && rate <= 0xfffe)) return rate
-  throw new RangeError(
-    `A drive cannot turn ${rate} times a minute: it must be 0 (not reported), 1 (does not turn) or 1025 to 65534`,
+  throw new BlockError(
+    'EINVAL',
+    `Cannot use rotation_rate ${rate}: it must be 0 (not reported), 1 (does not turn) or 1025 to 65534`,
   )
 }
 
 function checkText(value: string, limit: number, what: string): string {
   if (value.length > limit || !/^[\x20-\x7e]*$/.test(value)) {
-    throw new RangeError(`${what} '${value}' of an IDE drive is not up to ${limit} printable ASCII characters`)
+    throw new BlockError(
+      'EINVAL',
+      `Cannot use ${what} '${value}': it must be up to ${limit} printable ASCII characters`,
+    )
   }
   return value
 }
 
-/** Checks what the owner chose and fills in the rest; throws a RangeError that says what is wrong. */
+/** Checks what the owner chose and fills in the rest; throws EINVAL for what does not fit its field. */
 export function identityOf(
   options: IdentityOptions,
   defaults: { model: string; serial: string; ultra: boolean },
 ): DriveIdentity {
   const { wwn } = options
   if (wwn !== undefined && (wwn < 0n || wwn >= 1n << 64n))
-    throw new RangeError(`wwn ${wwn} of an IDE drive is not of 64 bits`)
+    throw new BlockError('EINVAL', `Cannot use wwn ${wwn}: it must fit 64 bits`)
   return {
     model: checkText(options.model ?? defaults.model, 40, 'model'),
     serial: checkText(options.serial || defaults.serial, 20, 'serial'),

@@ -1,5 +1,6 @@
 /** The IDE controllers that block86 offers. */
 import type { Disk } from '../../block/disk.ts'
+import { BlockError } from '../../block/error.ts'
 import type { Bus } from '../machine.ts'
 import { CdUnit, ScsiTarget } from '../scsi/index.ts'
 import { AtaDisk } from './ata.ts'
@@ -23,7 +24,7 @@ export interface PiixOptions {
   readonly drives: readonly (IdeDrive | undefined)[]
 }
 
-/** Makes a PIIX IDE function for a slot; throws a RangeError or a BlockError for a drive that cannot be. */
+/** Makes a PIIX IDE function for a slot; throws a BlockError for a drive that cannot be. */
 export function piixIde(options: PiixOptions): (bus: Bus) => Piix {
   const model = options.model ?? 'piix3'
   return (bus) => {
@@ -39,7 +40,7 @@ export function piixIde(options: PiixOptions): (bus: Bus) => Piix {
 
 function attachDisk(piix: Piix, place: number, drive: IdeDrive, model: PiixModel): void {
   const { disk } = drive
-  if (disk === undefined) throw new RangeError(`IDE drive ${place} is a hard disk without an image`)
+  if (disk === undefined) throw new BlockError('EINVAL', `Cannot attach IDE drive ${place}: a hard disk needs an image`)
   const serial = disk.serial || `B86-IDE-${place}`
   const identity = identityOf(drive, { model: 'BLOCK86 HARDDISK', serial, ultra: model === 'piix4' })
   piix.attach(place, (cable, unit) => new AtaDisk(cable, unit, disk, identity))

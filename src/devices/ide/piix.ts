@@ -2,6 +2,7 @@
  * The IDE function of Intel's PIIX3 (82371SB) and PIIX4 (82371AB) in compatibility mode: both channels at the ports and interrupt
  * lines of the PC/AT, and a bus master for each behind BAR 4. Sections are those of the 82371SB/82371FB datasheet.
  */
+import { BlockError } from '../../block/error.ts'
 import { all, type Now } from '../../block/now.ts'
 import type { Bus, PciDevice, Saved, Window } from '../machine.ts'
 import { PciConfig } from '../pci.ts'
@@ -90,7 +91,7 @@ export class Piix implements PciDevice {
   /** Puts a drive, made by `make`, in place 0 to 3 (primary master to secondary slave); `tray` is what its medium is changed in. */
   attach(place: number, make: (cable: Cable, unit: 0 | 1) => Drive, tray?: MediumUnit): void {
     const channel = this.channels[place >>> 1]
-    if (channel === undefined) throw new RangeError(`There is no IDE drive ${place}: drives are 0 to 3`)
+    if (channel === undefined) throw new BlockError('EINVAL', `Cannot attach IDE drive ${place}: drives are 0 to 3`)
     const unit = place % 2 === 0 ? 0 : 1
     channel.attach(unit, (cable) => make(cable, unit))
     if (tray !== undefined) this.#trays.set(place, tray)

@@ -1,6 +1,6 @@
 /** The PIIX's IDE function in the place of v86's own, for up to four drives. */
 import type { Disk } from '../../block/disk.ts'
-import { type IdeDrive as IdeUnit, type PiixOptions, piixIde } from '../../devices/ide/index.ts'
+import { type IdeDrive as IdeUnit, type Piix, type PiixOptions, piixIde } from '../../devices/ide/index.ts'
 import { removeBuiltinIde } from '../ide.ts'
 import type { ControllerKind, DriveOptions } from './kind.ts'
 import { choosePlaces } from './places.ts'
@@ -31,12 +31,17 @@ export const ide: ControllerKind<IdeDrive> = {
       return drive === undefined ? undefined : { ...drive, media: drive.media ?? 'disk' }
     })
     const chip = drives.find((drive) => drive.chip !== undefined)?.chip
+    const make = piixIde({ drives: units, ...(chip === undefined ? {} : { model: chip }) })
+    let piix: Piix | undefined
     return [
       {
-        make: piixIde({ drives: units, ...(chip === undefined ? {} : { model: chip }) }),
+        make: (bus) => (piix = make(bus)),
         bdf: BDF,
         clear: removeBuiltinIde,
-        drives: drives.map((drive, at) => ({ drive, path: `drive@${places[at]! >> 1}/disk@${places[at]! & 1}` })),
+        drives: drives.map((drive, at) => {
+          const place = places[at]!
+          return { drive, path: `drive@${place >> 1}/disk@${place & 1}`, tray: () => piix?.tray(place) }
+        }),
       },
     ]
   },

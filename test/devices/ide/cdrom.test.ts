@@ -242,5 +242,5 @@ test('disk and CD-ROM drive share a cable', () => {
   expect([host.intrq, host.status, host.error]).toEqual([true, READY, 1])
   host.select(1)
   expect([host.status, host.in(4)]).toEqual([0, 0x14])
-  expect(() => machine([{ media: 'disk' }])).toThrow(/without an image/)
+  expect(() => machine([{ media: 'disk' }])).toThrow(/needs an image/)
 })

@@ -104,7 +104,7 @@ describe('ATA8-ACS 7.16: IDENTIFY DEVICE', () => {
     expect(made({ model: 'x'.repeat(41) })).toThrow(/model .* 40 printable/)
     expect(made({ firmware: 'é' })).toThrow(/firmware/)
     expect(made({ wwn: 2n ** 64n })).toThrow(/64 bits/)
-    expect(made({ rotationRate: 12 })).toThrow(/12 times a minute/)
+    expect(made({ rotationRate: 12 })).toThrow(/rotation_rate 12/)
     expect(made({ logicalBlockSize: 8192 })).toThrow(/8192 bytes/)
   })
 })
