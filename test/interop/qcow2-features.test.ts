@@ -211,7 +211,8 @@ describe.skipIf(lacks('qemu-img'))('amend', () => {
         await disk.flush()
         const copy = folder.file('copy.qcow2')
         await runTool('cp', path, copy)
-        if (!('lazyRefcounts' in options)) await clean(copy)
+        // What was given up since the last flush may still be counted.
+        await runTool('qemu-img', 'check', '-q', '-r', 'all', copy)
         await identical(copy, model)
       }
       expect(image.header.version).toBe(3)

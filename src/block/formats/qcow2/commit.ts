@@ -2,11 +2,11 @@
 import type { BlockDevice } from '../../device.ts'
 import { bytesVec } from '../../iovec.ts'
 import { after, all, type Now, rescue } from '../../now.ts'
+import type { Patch } from '../../pages.ts'
 import type { Traffic } from '../../traffic.ts'
 import type { Allocator } from './allocator.ts'
 import type { ClusterMap, Clusters } from './clusters.ts'
 import { COMPATIBLE_LAZY_REFCOUNTS, fixedBytes, type Header, INCOMPATIBLE_DIRTY } from './header.ts'
-import type { Patch } from './pages.ts'
 import type { CountPatches, Refcounts } from './refcounts.ts'
 
 /** The points of a commit where what was written so far must be durable before what follows. */

@@ -4,8 +4,8 @@ import { BlockError } from '../../error.ts'
 import { bytesVec } from '../../iovec.ts'
 import { readPadded } from '../../mover.ts'
 import { after, type Now, repeat } from '../../now.ts'
+import { MAX_PAGE, Page, PageCache, type Patch, patchesOf, settlePages, takeDirty } from '../../pages.ts'
 import { type Header, MAX_REFCOUNT_TABLE_BYTES } from './header.ts'
-import { MAX_PAGE, Page, PageCache, type Patch, patchesOf, settlePages, takeDirty } from './pages.ts'
 
 /** Reads refcount `index` of `bytes`, 2^order bits each; below a byte, the first is in the lowest bits. */
 export function readCount(bytes: Uint8Array, order: number, index: number): number {

@@ -1,5 +1,5 @@
 /** A page of an L2 table. One whose clusters lie in order is held as a few runs instead of its bytes. */
-import { Page } from './pages.ts'
+import { Page } from '../../pages.ts'
 
 // Bits of an L2 entry's upper half.
 const COPIED_BIT = 0x80000000

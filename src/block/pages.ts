@@ -1,5 +1,5 @@
 /** Metadata in memory: pages of tables, bounded, with their dirty 512-byte sectors. */
-import type { Now } from '../../now.ts'
+import type { Now } from './now.ts'
 
 /** Most bytes of a page; 32 sectors, so that one number holds a page's dirty sectors. */
 export const MAX_PAGE = 16384
