@@ -29,7 +29,7 @@ import {
   type Sense,
   SPACE_ALLOCATION_FAILED,
   TIMEOUT_ON_LOGICAL_UNIT,
-  UNRECOVERED_READ_ERROR,
+  WRITE_ERROR,
   WRITE_PROTECTED,
 } from './sense.ts'
 import type { PortFlags } from './spc/inquiry.ts'
@@ -73,7 +73,7 @@ const CONDITION_OF: Readonly<Partial<Record<Errno, Condition>>> = {
 }
 
 /** The condition that tells a guest of a block layer's error; `otherwise` for a plain failure of the medium. */
-export function conditionOf(error: unknown, otherwise: Condition = UNRECOVERED_READ_ERROR): Condition {
+export function conditionOf(error: unknown, otherwise: Condition): Condition {
   return CONDITION_OF[errnoOf(error)] ?? otherwise
 }
 
@@ -320,10 +320,11 @@ export abstract class LogicalUnit implements TaskOwner {
 
   // ---- TaskOwner ----
 
+  // Reads say themselves that it was one; what else fails was to change the medium
   senseOf(error: unknown): Sense | undefined {
     if (error instanceof CheckCondition) return error
     if (errnoOf(error) === 'ECANCELED') return undefined
-    return { condition: isFailure(error) ? conditionOf(error) : INTERNAL_TARGET_FAILURE }
+    return { condition: isFailure(error) ? conditionOf(error, WRITE_ERROR) : INTERNAL_TARGET_FAILURE }
   }
 
   checked(task: Task, sense: Sense): Uint8Array | undefined {

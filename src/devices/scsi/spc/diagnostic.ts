@@ -3,6 +3,7 @@ import type { Disk } from '../../../block/disk.ts'
 import { bytesVec } from '../../../block/iovec.ts'
 import type { Now } from '../../../block/now.ts'
 import { type CommandSpec, u16 } from '../command.ts'
+import { ReadExtent } from '../extent.ts'
 import {
   CheckCondition,
   type Condition,
@@ -162,13 +163,16 @@ export class Diagnostics {
     try {
       await work.run((at, length) => {
         if (isAborted()) work.stop()
-        else return medium?.read(at, bytesVec(scratch.subarray(0, length)))
+        else if (medium !== undefined) {
+          const source = new ReadExtent({ disk: medium, at, block }, length)
+          return source.read(0, bytesVec(scratch.subarray(0, length)))
+        }
       }, turn)
       return { code, outcome: work.isStopped ? ABORTED : PASSED, lba: undefined, condition: undefined }
     } catch (error) {
       const sense = this.#unit.senseOf(error)
       if (sense === undefined) return { code, outcome: ABORTED, lba: undefined, condition: undefined }
-      return { code, outcome: FAILED_SEGMENT, lba: Math.floor(work.done / block), condition: sense.condition }
+      return { code, outcome: FAILED_SEGMENT, lba: sense.information, condition: sense.condition }
     }
   }
 }
