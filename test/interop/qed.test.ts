@@ -119,17 +119,21 @@ describe.skipIf(lacks('qemu-img'))('in turn', () => {
 
   test('qcow, compressed by either', () =>
     seeded(async (random) => {
-      const raw = folder.file('raw')
       const path = folder.file('packed.qcow')
       const model = new Uint8Array(PACKED_SIZE)
       for (let at = 0; at < PACKED_SIZE; at += 50_000) {
         if (random.below(2) === 0) model.fill(random.below(256), at, at + 50_000)
         else model.set(random.bytes(Math.min(50_000, PACKED_SIZE - at)), at)
       }
-      writeFileSync(raw, model)
-      await runTool('qemu-img', 'convert', '-c', '-f', 'raw', '-O', 'qcow', raw, path)
+      // qemu-img 7.2 fails to convert -c to qcow; qemu-io compresses.
+      await runTool('qemu-img', 'create', '-q', '-f', 'qcow', path, String(PACKED_SIZE))
+      const patterns = Array.from({ length: 40 }, (_, cluster) => cluster + 1)
+      const commands = patterns.flatMap((pattern) => ['-c', `write -c -P ${pattern} ${pattern * 8192} 4096`])
+      await runTool('qemu-io', '-f', 'qcow', ...commands, path)
       const theirs = await open('qcow', path)
-      same(await readBytes(theirs, 0, PACKED_SIZE), model)
+      for (const pattern of patterns) {
+        same(await readBytes(theirs, pattern * 8192, 4096), new Uint8Array(4096).fill(pattern))
+      }
       await theirs.close()
       await createQcow(new BlockDevice(new TestFile(path, { create: true })), { name, size: PACKED_SIZE })
       const ours = await open('qcow', path)

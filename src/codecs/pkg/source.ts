@@ -1,3 +1,3 @@
 // Made by `npm run build:codecs`; do not edit.
 
-export const sourceHash = '7d4d7e51f82e88353b2128ac2ce933f305f75511952c9d983104a3276c07ae02'
+export const sourceHash = 'b5fe63436d6181d21bb9f3c512d34cc82bdf2d6399be49d9626456c21b3650f7'
