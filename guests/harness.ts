@@ -131,6 +131,7 @@ class Console {
   /** Where the last wait ended. */
   #seen = 0
   #checks = new Set<() => void>()
+  #checking = false
   #ended: string | undefined
   #runs = 0
   readonly #send: (text: string) => void
@@ -147,7 +148,13 @@ class Console {
     this.#onOutput?.(text)
     if (text === '\r') return
     this.text += text
-    for (const check of this.#checks) check()
+    if (this.#checking || this.#checks.size === 0) return
+    this.#checking = true
+    // The guest writes many bytes in one slice of its time.
+    setImmediate(() => {
+      this.#checking = false
+      for (const check of this.#checks) check()
+    })
   }
 
   type(text: string): void {

@@ -6,6 +6,7 @@ export interface Emulator {
   add_listener(event: 'emulator-ready' | 'emulator-started', listener: () => void): void
   remove_listener(event: 'emulator-ready' | 'emulator-started', listener: () => void): void
   stop(): Promise<void>
+  restart(): void
   is_running(): boolean
   get_instruction_counter(): number
   save_state(): Promise<ArrayBuffer>

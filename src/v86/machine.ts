@@ -50,7 +50,7 @@ export class Machine {
     const events = { onForeignBar: () => this.#ports.settle(), onRoute: () => this.#interrupts.rerouted() }
     this.pci = new PciBus(cpu, events, failed)
     if (cpu.acpi_enabled[0]) this.#quietHotplug()
-    this.#watchReset()
+    this.#watchReset(emulator)
     this.#watchState(emulator)
   }
 
@@ -127,7 +127,7 @@ export class Machine {
   }
 
   /** A reset of the machine resets the devices first, and waits while the host still writes into guest memory for them. */
-  #watchReset(): void {
+  #watchReset(emulator: Emulator): void {
     const { cpu } = this
     const reboot = cpu.reboot_internal
     cpu.reboot_internal = () => {
@@ -146,6 +146,8 @@ export class Machine {
         this.#slices.release()
       })
     }
+    // In older versions v86's own restart goes past reboot_internal.
+    emulator.restart = () => cpu.reboot_internal()
   }
 
   #watchState(emulator: Emulator): void {

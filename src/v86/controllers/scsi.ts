@@ -19,6 +19,9 @@ export interface ScsiDrive extends DriveOptions, UnitOptions {
   readonly serial?: string
 }
 
+/** WBUS16 and SYNC: what the bus can, which drivers then negotiate (SPI-4 15.3.1). */
+const PORT_FLAGS = { byte7: 0x30 }
+
 /** 7 is the controller itself. */
 const PLACES = [0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15]
 
@@ -28,7 +31,7 @@ export const scsi: ControllerKind<ScsiDrive> = {
     const places = choosePlaces(drives, PLACES, PLACES, 'SCSI ID')
     const targets = new Map<number, ScsiTarget>()
     const planned = drives.map((drive, at) => {
-      const target = new ScsiTarget()
+      const target = new ScsiTarget({ portFlags: PORT_FLAGS })
       const unit = unitOf(drive)
       target.attach(0, unit)
       targets.set(places[at]!, target)
