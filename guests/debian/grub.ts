@@ -6,15 +6,20 @@ import type { Tool } from './tools.ts'
 
 export const SECTOR = 512
 
-/** How GRUB reaches the disk: through the BIOS, or with its own driver for ATA. */
-export type GrubDriver = 'bios' | 'ata'
+/** How GRUB reaches what it boots from: through the BIOS, with its own ATA driver, or from a CD-ROM through the BIOS. */
+export type GrubKind = 'bios' | 'ata' | 'cd'
 
-/** Last sector before the partition: text that GRUB and `setKernelArguments` share. */
+/** Last sector before the partition: text that GRUB and `argumentsSector` share. */
 const ARGUMENTS_SECTOR = PARTITION_BYTES / SECTOR - 1
 
 /** ATA is in two: what a drive speaks, and the controllers that pass it on. */
-const DISK_MODULES: Readonly<Record<GrubDriver, readonly string[]>> = { bios: ['biosdisk'], ata: ['ata', 'pata'] }
-const MODULES = ['configfile', 'echo', 'ext2', 'linux', 'normal', 'part_msdos', 'serial', 'terminal', 'test']
+const KINDS = {
+  bios: { format: 'i386-pc', disk: 'hd0', modules: ['biosdisk', 'ext2', 'part_msdos'] },
+  ata: { format: 'i386-pc', disk: 'ata0', modules: ['ata', 'pata', 'ext2', 'part_msdos'] },
+  cd: { format: 'i386-pc-eltorito', disk: undefined, modules: ['biosdisk', 'iso9660'] },
+} as const
+const MODULES = ['configfile', 'echo', 'linux', 'normal', 'serial', 'terminal', 'test']
+const GRUB_FOLDER = 'usr/lib/grub/i386-pc'
 const BOOT_CODE_BYTES = 440
 const SIGNATURE_OFFSET = 440
 const PARTITION_TABLE_OFFSET = 446
@@ -29,41 +34,43 @@ boot
 `
 }
 
-/**
- * The disk's first bytes, up to the partition: MBR with boot code and partition table, GRUB's core, and an empty list of
- * further kernel arguments. `unpacked` holds Debian's `grub-pc-bin`, `scratch` takes intermediate files.
- */
-export async function bootArea(tool: Tool, unpacked: string, driver: GrubDriver, scratch: string): Promise<Buffer> {
-  const disk = driver === 'bios' ? 'hd0' : 'ata0'
-  const early = join(scratch, `early-${driver}.cfg`)
-  const image = join(scratch, `core-${driver}.img`)
+/** GRUB's core. `unpacked` holds Debian's `grub-pc-bin`, `scratch` takes intermediate files. */
+export async function grubImage(tool: Tool, unpacked: string, kind: GrubKind, scratch: string): Promise<Buffer> {
+  const { format, disk, modules } = KINDS[kind]
+  const early = join(scratch, `early-${kind}.cfg`)
+  const image = join(scratch, `core-${kind}.img`)
   await writeFile(
     early,
     `serial --unit=0 --speed=115200
 terminal_input serial
 terminal_output serial
-source (${disk})${ARGUMENTS_SECTOR}+1
+${disk ? `source (${disk})${ARGUMENTS_SECTOR}+1` : ''}
 source /boot/grub/grub.cfg
 `,
   )
-  const parts = join(unpacked, 'usr/lib/grub/i386-pc')
-  await tool('usr/bin/grub-mkimage', [
-    ...['-O', 'i386-pc', '-d', parts, '-p', `(${disk},msdos1)/boot/grub`, '-c', early, '-o', image],
-    ...DISK_MODULES[driver],
-    ...MODULES,
-  ])
-  const core = await readFile(image)
+  const prefix = disk ? `(${disk},msdos1)/boot/grub` : '/boot/grub'
+  const places = ['-O', format, '-d', join(unpacked, GRUB_FOLDER), '-p', prefix, '-c', early, '-o', image]
+  await tool('usr/bin/grub-mkimage', [...places, ...modules, ...MODULES])
+  return readFile(image)
+}
+
+/**
+ * The disk's first bytes, up to the partition: MBR with boot code and partition table, GRUB's core, and an empty list of
+ * further kernel arguments.
+ */
+export async function bootArea(tool: Tool, unpacked: string, kind: 'bios' | 'ata', scratch: string): Promise<Buffer> {
+  const core = await grubImage(tool, unpacked, kind, scratch)
   const area = Buffer.alloc(PARTITION_BYTES)
-  if (SECTOR + core.length > ARGUMENTS_SECTOR * SECTOR) {
+  if (SECTOR + core.length > ARGUMENTS_OFFSET) {
     throw new Error(`GRUB's core of ${core.length} bytes does not fit before the partition`)
   }
   // boot.img expects the core in sector 1, and the core's first sector expects the rest behind itself: no block lists.
-  area.set((await readFile(join(parts, 'boot.img'))).subarray(0, BOOT_CODE_BYTES), 0)
+  area.set((await readFile(join(unpacked, GRUB_FOLDER, 'boot.img'))).subarray(0, BOOT_CODE_BYTES), 0)
   area.writeUInt32LE(DISK_SIGNATURE, SIGNATURE_OFFSET)
   area.set(partitionEntry(PARTITION_BYTES / SECTOR, (DISK_BYTES - PARTITION_BYTES) / SECTOR), PARTITION_TABLE_OFFSET)
   area.writeUInt16LE(0xaa55, SECTOR - 2)
   area.set(core, SECTOR)
-  area.set(argumentsSector(''), ARGUMENTS_SECTOR * SECTOR)
+  area.set(argumentsSector(''), ARGUMENTS_OFFSET)
   return area
 }
 

@@ -3,6 +3,7 @@ import { copyFile, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { cacheDirectory, fingerprint, folderOnce } from '../cache.ts'
 import { fetchPackages, hostArchitecture, type Package, unpack, unpackSome } from '../packages.ts'
+import { makeCd } from './cd.ts'
 import { makeDisk } from './disk.ts'
 import { bootArea, grubConfig } from './grub.ts'
 import { INIT, packInitrd } from './initrd.ts'
@@ -12,6 +13,7 @@ import * as recipe from './recipe.ts'
 import { makeRoot, ROOT_FILES } from './rootfs.ts'
 import { type Tool, tools } from './tools.ts'
 
+export { CD_PATTERN_BYTES, CD_PATTERN_PATH, cdPattern } from './cd.ts'
 export { ARGUMENTS_OFFSET, argumentsSector } from './grub.ts'
 export { PARTITION_BYTES, PROMPT, READY_MARK } from './recipe.ts'
 
@@ -34,6 +36,8 @@ export interface DebianGuest {
   readonly kernel: string
   readonly initrd: string
   readonly append: string
+  /** ISO 9660 image that boots into a shell beside itself, mounted on `/cdrom`; `CD_PATTERN_PATH` is a file to check. */
+  readonly cd: string
   /** The disk's first 1 MiB with a GRUB that reads through its own ATA driver instead of the BIOS. */
   readonly ataBootArea: string
   readonly kernelVersion: string
@@ -42,7 +46,7 @@ export interface DebianGuest {
 }
 
 /** Raised when the builder makes something else of the same packages and texts. */
-const LAYOUT = '2'
+const LAYOUT = '3'
 
 /**
  * Gives the Debian guest, making it when it is not in the cache. A second call finds it there, without the network and
@@ -131,6 +135,8 @@ async function makeGuest({ packages, tool, folder, scratch, onProgress }: Work):
   onProgress('making the disk')
   await makeDisk(tool, files.disk, root, await bootArea(tool, parts, 'bios', scratch))
   await writeFile(files.ataBootArea, await bootArea(tool, parts, 'ata', scratch))
+  onProgress('making the CD-ROM')
+  await makeCd(tool, files.cd, { kernel: files.kernel, initrd: files.initrd, unpacked: parts, scratch })
   const firmware = join(parts, 'usr/share/seabios')
   await copyFile(join(firmware, 'bios.bin'), files.bios)
   await copyFile(join(firmware, 'bios-256k.bin'), files.bios256k)
@@ -152,6 +158,7 @@ function paths(folder: string) {
     vgabios: join(folder, 'vgabios.bin'),
     kernel: join(folder, 'vmlinuz'),
     initrd: join(folder, 'initrd.img'),
+    cd: join(folder, 'cd.iso'),
     ataBootArea: join(folder, 'boot-area-ata.bin'),
   }
 }

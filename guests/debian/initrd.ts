@@ -2,7 +2,7 @@
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type CpioEntry, cpio } from './cpio.ts'
-import { READY_MARK } from './recipe.ts'
+import { PROMPT, READY_MARK } from './recipe.ts'
 
 /** Applets that the script and its shell find under their own names. */
 const APPLETS = [
@@ -94,6 +94,7 @@ done
 if [ "$root" = cd ]; then
   mount -t iso9660 -o ro $device /cdrom
   read -r up rest < /proc/uptime
+  export PS1='${PROMPT}\\w# '
   echo "${READY_MARK} root=$device up=$up"
   exec setsid cttyhack sh
 fi
