@@ -24,6 +24,8 @@ interface Bitmap {
 /** Offset of a directory entry's flags. */
 const FLAGS_AT = 12
 const ENTRY_SIZE = 24
+/** Most memory for the bits of one bitmap, bytes. */
+const MAX_BITS = 32 << 20
 
 /** The bitmaps of an image. While one that follows writes is open for writing, the medium says that it is in use. */
 export class Bitmaps {
@@ -294,8 +296,10 @@ export class Bitmaps {
   }
 
   /** Bytes of a bitmap's bits. */
-  #bytes({ granularityBits }: BitmapEntry): number {
-    return Math.ceil(Math.ceil(this.#image.size / 2 ** granularityBits) / 8)
+  #bytes({ granularityBits, name }: BitmapEntry): number {
+    const bytes = Math.ceil(Math.ceil(this.#image.size / 2 ** granularityBits) / 8)
+    if (bytes > MAX_BITS) throw this.#refuse('use', name, `it would take ${bytes} bytes of memory`)
+    return bytes
   }
 
   #find(name: string): Bitmap {

@@ -26,7 +26,8 @@ const TYPE_DIRTY_TRACKING = 1
 
 const MAX_BITMAPS = 65535
 const MAX_NAME = 1023
-const MAX_TABLE_ENTRIES = 0x8000000
+const MAX_TABLE_ENTRIES = 1 << 22
+const MAX_DIRECTORY = 2 << 20
 
 /** A persistent bitmap as its directory entry describes it. */
 export interface BitmapEntry {
@@ -52,7 +53,7 @@ export async function readBitmaps(name: string, file: BlockDevice, header: Heade
   const { count, directorySize, directoryOffset } = extension
   const clusterSize = 2 ** header.clusterBits
   if (count === 0 || count > MAX_BITMAPS) throw bad(`their number is ${count}`)
-  if (directorySize > MAX_BITMAPS * (Fixed.size + 8 + MAX_NAME) || directoryOffset % clusterSize !== 0) {
+  if (directorySize > MAX_DIRECTORY || directoryOffset % clusterSize !== 0) {
     throw bad('their directory has no proper place')
   }
   if (!(directoryOffset + directorySize <= file.size)) throw bad('their directory passes the end of the file')

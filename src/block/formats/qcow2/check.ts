@@ -41,6 +41,8 @@ interface FlagFix {
 }
 
 const MAX_MESSAGES = 1000
+/** Most bytes that the L1 tables of all snapshots may have, lest an image made for it keep a check busy for ever. */
+const MAX_SNAPSHOT_L1 = 512 << 20
 
 /** Checks the image in `file`; `repair` says what to mend. The image must not be open for writing elsewhere. */
 export async function checkQcow2(
@@ -279,6 +281,13 @@ class Check {
     try {
       const { snapshots, length } = await readSnapshots(this.#name, this.#file, header)
       this.#use(header.snapshotsOffset, length, 'the snapshot table')
+      const total = snapshots.reduce((sum, { l1Size }) => sum + l1Size * 8, 0)
+      if (total > MAX_SNAPSHOT_L1) {
+        throw new BlockError(
+          'EINVAL',
+          `Cannot check ${this.#name}: its snapshots have ${total} bytes of L1 tables, too many`,
+        )
+      }
       for (const snapshot of snapshots) {
         await this.#walkTable(`snapshot ${snapshot.id}`, snapshot.l1Offset, snapshot.l1Size, false)
       }

@@ -217,6 +217,12 @@ export class Qcow2Image implements Image {
   /** The disk as a snapshot has it, read-only; it shares this image's file and must not outlive it or the snapshot. */
   async snapshotView(key: string): Promise<Image> {
     const snapshot = findSnapshot(this.name, await this.snapshots(), key)
+    if (snapshot.l1Offset + snapshot.l1Size * 8 > Math.ceil(this.file.size / this.clusterSize) * this.clusterSize) {
+      throw new BlockError(
+        'EINVAL',
+        `Cannot open snapshot '${key}' of ${this.name}: its L1 table passes the end of the file`,
+      )
+    }
     const l1 = new Uint8Array(snapshot.l1Size * 8)
     await readPadded(this.file, snapshot.l1Offset, bytesVec(l1))
     const { name, file, clusterSize } = this
@@ -348,7 +354,12 @@ export class Qcow2Image implements Image {
     try {
       this.#bitmaps = await Bitmaps.load(this)
     } catch (error) {
-      if (errnoOf(error) !== 'EINVAL') throw error // damaged bitmaps are no reason not to use the disk
+      if (errnoOf(error) !== 'EINVAL') throw error
+      // Damaged bitmaps are no reason not to use the disk; but nobody may trust them once it has been written.
+      if (this.readOnly) return
+      this.header.autoclear &= ~AUTOCLEAR_BITMAPS
+      await this.commit.writeHeader()
+      await this.file.flush()
     }
   }
 
@@ -398,17 +409,20 @@ async function readTables(
   file: BlockDevice,
   header: Header,
 ): Promise<{ l1: Uint8Array; table: Uint8Array }> {
-  const table = new Uint8Array(header.refcountTableClusters * 2 ** header.clusterBits)
-  const l1 = new Uint8Array(header.l1Size * 8)
-  for (const [what, offset, bytes] of [
-    ['refcount table', header.refcountTableOffset, table],
-    ['L1 table', header.l1Offset, l1],
+  const clusterSize = 2 ** header.clusterBits
+  const end = Math.ceil(file.size / clusterSize) * clusterSize
+  for (const [what, offset, length] of [
+    ['refcount table', header.refcountTableOffset, header.refcountTableClusters * clusterSize],
+    ['L1 table', header.l1Offset, header.l1Size * 8],
   ] as const) {
-    if (bytes.length > 0 && offset >= file.size) {
+    if (length > 0 && offset + length > end) {
       throw new BlockError('EINVAL', `Cannot open ${name}: its ${what} is at ${offset}, after the end of the file`)
     }
-    await readPadded(file, offset, bytesVec(bytes))
   }
+  const table = new Uint8Array(header.refcountTableClusters * clusterSize)
+  const l1 = new Uint8Array(header.l1Size * 8)
+  await readPadded(file, header.refcountTableOffset, bytesVec(table))
+  await readPadded(file, header.l1Offset, bytesVec(l1))
   return { l1, table }
 }
 

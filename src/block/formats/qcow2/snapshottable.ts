@@ -18,7 +18,7 @@ const Fixed = layout('be', {
   extraSize: u32,
 })
 /** The table may take at most this much. */
-const MAX_TABLE = 64 << 20
+const MAX_TABLE = 16 << 20
 const MAX_EXTRA = 1024
 
 /** An internal snapshot. */

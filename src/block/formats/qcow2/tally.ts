@@ -6,7 +6,7 @@ import { readPadded } from '../../mover.ts'
 import { type Header, MAX_REFCOUNT_TABLE_BYTES } from './header.ts'
 import { maxCount, readCount, writeCount } from './refcounts.ts'
 
-const CHUNK = 4096
+const CHUNK = 256
 
 /** A sparse array of counts, two bytes each where they are small. */
 export class Tally {
@@ -63,6 +63,7 @@ export async function loadCounts(
   const view = new DataView(table.buffer)
   const counts = new Tally()
   const blocks: number[] = []
+  const seen = new Set<number>()
   const bytes = new Uint8Array(clusterSize)
   for (let index = 0; index * 8 < table.length; index++) {
     const high = view.getUint32(index * 8)
@@ -72,7 +73,15 @@ export async function loadCounts(
       bad(`refcount block ${index} is at ${offset}, which cannot be`)
       continue
     }
+    if (seen.has(offset)) {
+      bad(`refcount block ${index} is at ${offset}, as another is`)
+      continue
+    }
+    seen.add(offset)
     blocks.push(offset)
+    const length = Math.min(clusterSize, file.size - offset)
+    const extent = await file.status(offset, length)
+    if (extent.kind !== 'data' && extent.length >= length) continue
     await readPadded(file, offset, bytesVec(bytes))
     for (let each = 0; each < perBlock; each++) {
       const count = readCount(bytes, header.refcountOrder, each)
