@@ -96,7 +96,7 @@ export async function unpack(packages: readonly Package[], folder: string): Prom
 /** Unpacks only what lies below one of the paths (tar's wildcards, from `./`) into `folder`. */
 export async function unpackSome(one: Package, folder: string, paths: readonly string[]): Promise<void> {
   const script =
-    'file=$1; shift; dpkg-deb --fsys-tarfile "$file" | tar -x -f - --keep-directory-symlink --wildcards "$@"'
+    'file=$1; shift; dpkg-deb --fsys-tarfile "$file" | tar -x -p -f - --keep-directory-symlink --wildcards "$@"'
   await run('bash', ['-o', 'pipefail', '-c', script, 'unpack', one.file, ...paths], { cwd: folder })
 }
 

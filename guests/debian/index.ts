@@ -46,7 +46,7 @@ export interface DebianGuest {
 }
 
 /** Raised when the builder makes something else of the same packages and texts. */
-const LAYOUT = '3'
+const LAYOUT = '5'
 
 /**
  * Gives the Debian guest, making it when it is not in the cache. A second call finds it there, without the network and
@@ -66,7 +66,9 @@ export async function buildDebianGuest(options: DebianGuestOptions = {}): Promis
     onProgress,
   })
   const hashes = [...guestPackages, ...toolPackages].map((one) => one.sha256)
-  const name = fingerprint(LAYOUT, JSON.stringify(recipe), INIT, JSON.stringify(ROOT_FILES), ...hashes)
+  // Sorted, because a bundler keeps the order of the text and the language that of the names.
+  const texts = JSON.stringify([Object.entries(recipe).sort(), INIT, ROOT_FILES])
+  const name = fingerprint(LAYOUT, texts, ...hashes)
   const folder = await folderOnce(join(cache, 'debian', name), async (fresh) => {
     onProgress('unpacking the tools that make the disk')
     const scratch = join(fresh, 'scratch')
