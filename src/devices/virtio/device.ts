@@ -242,7 +242,9 @@ export class VirtioDevice<C extends Chain, M extends Model<C> = Model<C>> implem
       throw new BlockError('EINVAL', `Cannot restore ${this.model.name}: the state is of another device or version`)
     }
     if (this.#isr !== 0) this.#interrupt(true)
-    if (this.#restored.length > 0) this.#askForTurn()
+    // A notification that was not yet answered when the state was saved does not come again.
+    for (const queue of this.queues) if (queue.enabled) this.#unserved.add(queue)
+    if (this.#unserved.size > 0) this.#askForTurn()
   }
 
   #takeUp(saved: unknown): boolean {
@@ -356,6 +358,7 @@ export class VirtioDevice<C extends Chain, M extends Model<C> = Model<C>> implem
     this.#dropRestored()
     this.#unserved.clear()
     this.#resetting.clear()
+    this.#replaced.clear()
     for (const queue of this.queues) queue.reset()
     if (!this.#lettingGo && this.queues.some((queue) => queue.abandoned > 0)) {
       this.#lettingGo = true
