@@ -9,7 +9,7 @@ import type { Engine } from './engine.ts'
 import { EAGAIN, nodeError } from './failure.ts'
 import { type Libc, RWF_NOWAIT } from './libc.ts'
 import type { Medium } from './medium.ts'
-import { pace } from './pace.ts'
+import { Pace } from './pace.ts'
 import { type Addresses, IOV_MAX, rest } from './vector.ts'
 
 /** Longest read that is tried at once, bytes: copying more would hold up the guest's CPU for too long. */
@@ -19,6 +19,9 @@ const COPY_STEP = 16 << 20
 
 const statLater = promisify(fs.fstat)
 const closeLater = promisify(fs.close)
+
+/** One for all files: what makes a writer wait is the host's. */
+let pace: Pace | undefined
 
 /** A way through the page cache beside one that bypasses it; opened when it is first needed. */
 export interface Tail {
@@ -227,8 +230,9 @@ export class FileDriver implements BlockDriver {
   #writeNow(at: number, from: IoVec): number {
     const length = from.byteLength
     const start = performance.now()
-    if (!pace.allows(length, start)) return 0
     const { libc, addresses } = this.parts.immediate!
+    pace ??= new Pace(libc.sleeps)
+    if (!pace.allows(length, start)) return 0
     const views = from.views()
     if (views.length > IOV_MAX) return 0
     addresses.fill(this.#iov, views, 0)

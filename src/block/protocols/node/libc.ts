@@ -15,6 +15,8 @@ export interface Libc {
   ioctl(fd: number, request: number, argument: Uint8Array): Result
   mmap(fd: number, at: number, length: number): ArrayBuffer
   close(fd: number): Result
+  /** How often this thread has gone to sleep in the kernel. */
+  sleeps(): number
   ringSetup(entries: number, parameters: Uint8Array): Result
   ringEnter(fd: number, submit: number, wait: number, flags: number): Result
   ringRegister(fd: number, operation: number, argument: ArrayBufferView | null, count: number): Result
@@ -62,6 +64,11 @@ export const RWF_DSYNC = 2
 const PROT_READ_WRITE = 3
 const MAP_SHARED_POPULATE = 0x8001
 const MAP_FAILED = 2n ** 64n - 1n
+
+// getrusage(2)
+const RUSAGE_THREAD = 1
+const RUSAGE_WORDS = 18
+const RUSAGE_NVCSW = 16
 
 // System calls 425 to 427 have the same numbers on every architecture.
 const SYS_IO_URING_SETUP = 425
@@ -126,6 +133,8 @@ function bind(koffi: Koffi): Libc {
   const ioctl = library.func('int ioctl(int fd, ulong request, void *argument)')
   const mmap = library.func('void *mmap(void *place, size_t length, int protection, int flags, int fd, int64 at)')
   const close = library.func('int close(int fd)')
+  const getrusage = library.func('int getrusage(int who, void *usage)')
+  const usage = new BigInt64Array(RUSAGE_WORDS)
   const ringSetup = library.func('int64 syscall(int64 number, uint entries, void *parameters)')
   const ringEnter = library.func(
     'int64 syscall(int64 number, int fd, uint submit, uint wait, uint flags, int64 mask, int64 size)',
@@ -147,6 +156,7 @@ function bind(koffi: Koffi): Libc {
       return koffi.view(place, length)
     },
     close: (fd) => result(close(fd)),
+    sleeps: () => (getrusage(RUSAGE_THREAD, usage) < 0 ? 0 : Number(usage[RUSAGE_NVCSW])),
     ringSetup: (entries, parameters) => result(ringSetup(SYS_IO_URING_SETUP, entries, parameters)),
     ringEnter: (fd, submit, wait, flags) => result(ringEnter(SYS_IO_URING_ENTER, fd, submit, wait, flags, 0, 0)),
     ringRegister: (fd, operation, argument, count) =>

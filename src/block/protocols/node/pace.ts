@@ -3,9 +3,10 @@ import fs from 'node:fs'
 
 /** Longest write that is done at once, bytes. */
 const LENGTH_MAX = 256 << 10
-/** A write that takes longer than this, and longer than copying its bytes explains, was held up; ms, and ms per byte. */
-const SLOW = 0.2
-const SLOW_PER_BYTE = 1 / (500 << 10)
+/** A write that takes longer than this may have been made to wait, ms; it may also be the host that runs something else. */
+const SLOW = 0.5
+/** So many writes after a slow one are watched: was it asleep? */
+const WATCHED = 100
 /** For how long writes keep away after one was held up; twice as long each time in a row. ms. */
 const PAUSE_MIN = 20
 const PAUSE_MAX = 1000
@@ -15,34 +16,46 @@ const SAMPLE_BYTES = 32 << 20
 const PAGE = 4096
 
 /**
- * Linux lets a writer sleep when too many pages wait to be written; below the middle of its two thresholds it never does. So
- * writes are done at once only well below that, and a pause follows any that was slow all the same.
+ * Linux lets a writer sleep when too many pages wait to be written; below the middle of its two thresholds it never does, so
+ * writes are done at once only well below that. They may also have to wait for a file system's journal: after a slow one the
+ * following are watched, and one that slept is followed by a pause.
  */
-class Pace {
+export class Pace {
+  readonly #sleeps: () => number
   #until = 0
   #pause = PAUSE_MIN
+  #watched = 0
+  #sleptBefore = 0
   #sampledAt = Number.NEGATIVE_INFINITY
   #sampling = false
   /** Bytes that may still be written before the host might make a writer wait. */
   #room = Number.POSITIVE_INFINITY
   #sinceSample = 0
 
+  /** `sleeps` tells how often this thread has slept in the kernel. */
+  constructor(sleeps: () => number) {
+    this.#sleeps = sleeps
+  }
+
   /** Whether a write of `length` bytes may be done now, a time of `performance.now()`. */
   allows(length: number, now: number): boolean {
     if (length > LENGTH_MAX || now < this.#until) return false
     if (!this.#sampling && (now - this.#sampledAt > SAMPLE_AGE || this.#sinceSample > SAMPLE_BYTES)) this.#sample()
-    return this.#sinceSample + length < this.#room
+    if (this.#sinceSample + length >= this.#room) return false
+    if (this.#watched > 0) this.#sleptBefore = this.#sleeps()
+    return true
   }
 
-  /** Takes note of a write that was done at once, from `start` to `end`. */
+  /** Takes note of a write that was allowed and done, from `start` to `end`. */
   did(length: number, start: number, end: number): void {
     this.#sinceSample += length
-    if (end - start <= SLOW + length * SLOW_PER_BYTE) {
-      if (this.#pause > PAUSE_MIN && end - this.#until > 2 * this.#pause) this.#pause = PAUSE_MIN
-      return
-    }
-    this.#until = end + this.#pause
-    this.#pause = Math.min(this.#pause * 2, PAUSE_MAX)
+    if (end - start > SLOW) {
+      if (this.#watched > 0 && this.#sleeps() > this.#sleptBefore) {
+        this.#until = end + this.#pause
+        this.#pause = Math.min(this.#pause * 2, PAUSE_MAX)
+      }
+      this.#watched = WATCHED
+    } else if (this.#watched > 0 && --this.#watched === 0) this.#pause = PAUSE_MIN
   }
 
   #sample(): void {
@@ -65,6 +78,3 @@ function roomOf(vmstat: string): number {
   const room = (free / 2 - waiting) * PAGE
   return Number.isFinite(room) ? room : SAMPLE_BYTES
 }
-
-/** One for all files: the thresholds are the host's. */
-export const pace = new Pace()

@@ -1,0 +1,228 @@
+/** `block86 img bench`: measures requests on an image, with the options and the output of `qemu-img bench`. */
+import type { BlockDevice } from '../../block/device.ts'
+import type { CacheMode } from '../../block/disk.ts'
+import { BlockError, errnoOf } from '../../block/error.ts'
+import { bytesVec } from '../../block/iovec.ts'
+import type { ImageOptions } from '../../block/open.ts'
+import { getopt, type Option, UsageError } from '../getopt.ts'
+import { openNode } from '../nodes.ts'
+import { parseSize } from '../units.ts'
+
+/** Where the tool prints to. */
+export interface Output {
+  write(text: string): unknown
+}
+
+const OPTIONS: readonly Option[] = [
+  { short: 'h', long: 'help' },
+  { short: 'c', long: 'count', value: true },
+  { short: 'd', long: 'depth', value: true },
+  { short: 'f', long: 'format', value: true },
+  { short: 'i', long: 'aio', value: true },
+  { short: 'n', long: 'native' },
+  { short: 'o', long: 'offset', value: true },
+  { short: 'q', long: 'quiet' },
+  { short: 's', long: 'buffer-size', value: true },
+  { short: 'S', long: 'step-size', value: true },
+  { short: 't', long: 'cache', value: true },
+  { short: 'w', long: 'write' },
+  { short: 'U', long: 'force-share' },
+  { long: 'flush-interval', value: true },
+  { long: 'no-drain' },
+  { long: 'pattern', value: true },
+  { long: 'image-opts' },
+  { long: 'object', value: true },
+]
+
+const USAGE = `usage: block86 img bench [-c COUNT] [-d DEPTH] [-f FMT] [--flush-interval=INTERVAL] [-i AIO] [-n] [--no-drain]
+         [-o OFFSET] [--pattern=PATTERN] [-q] [-s BUFFER_SIZE] [-S STEP_SIZE] [-t CACHE] [-w] [-U] [--image-opts] FILENAME
+`
+
+/** What is measured; lengths and offsets in bytes. */
+export interface Bench {
+  readonly count: number
+  readonly depth: number
+  readonly write: boolean
+  readonly length: number
+  readonly step: number
+  readonly offset: number
+  readonly pattern: number
+  /** A flush after so many writes; 0: none. */
+  readonly flushInterval: number
+  /** Wait for the writes before a flush; else it is sent beside them. */
+  readonly drain: boolean
+}
+
+/** How long the requests of `bench` take on `device`, seconds. Stops with the first that fails. */
+export async function measure(device: BlockDevice, bench: Bench): Promise<number> {
+  const start = process.hrtime.bigint()
+  await new Run(device, bench).done
+  return Number(process.hrtime.bigint() - start) / 1e9
+}
+
+/** At most `depth` requests at a time, each of the next step's bytes; those that answer at once take no turn of the event loop. */
+class Run {
+  readonly done: Promise<void>
+  readonly #device: BlockDevice
+  readonly #bench: Bench
+  readonly #vectors
+  #resolve = () => {}
+  #reject: (error: unknown) => void = () => {}
+  #offset: number
+  #left: number
+  #inFlight = 0
+  #untilFlush: number
+  #flushing = false
+  #over = false
+
+  constructor(device: BlockDevice, bench: Bench) {
+    this.#device = device
+    this.#bench = bench
+    this.#offset = bench.offset
+    this.#left = bench.count
+    this.#untilFlush = bench.flushInterval
+    // Pages of such a memory are aligned, so that requests past the page cache go straight into and out of it.
+    const pages = Math.max(1, Math.ceil((bench.depth * bench.length) / 65536))
+    const memory = new Uint8Array(new WebAssembly.Memory({ initial: pages, maximum: pages }).buffer)
+    if (bench.write) memory.fill(bench.pattern)
+    this.#vectors = Array.from({ length: bench.depth }, (_, i) =>
+      bytesVec(memory.subarray(i * bench.length, (i + 1) * bench.length)),
+    )
+    this.done = new Promise((resolve, reject) => {
+      this.#resolve = resolve
+      this.#reject = reject
+    })
+    this.#go()
+  }
+
+  #go(): void {
+    const bench = this.#bench
+    const device = this.#device
+    try {
+      while (this.#left > 0 && this.#inFlight < bench.depth && !this.#over) {
+        if (this.#flushing && bench.drain) return
+        if (bench.flushInterval > 0 && this.#untilFlush === 0 && !this.#flushing) {
+          if (bench.drain && this.#inFlight > 0) return
+          this.#untilFlush = bench.flushInterval
+          const flush = device.flush()
+          if (flush instanceof Promise) {
+            this.#flushing = true
+            flush.then(() => this.#flushed(), this.#fail)
+          }
+          continue
+        }
+        const vector = this.#vectors.pop()!
+        const at = this.#offset
+        this.#offset = (at + bench.step) % device.size
+        this.#left--
+        this.#untilFlush--
+        const request = bench.write ? device.write(at, vector) : device.read(at, vector)
+        if (!(request instanceof Promise)) {
+          this.#vectors.push(vector)
+          continue
+        }
+        this.#inFlight++
+        request.then(() => {
+          this.#inFlight--
+          this.#vectors.push(vector)
+          this.#go()
+        }, this.#fail)
+      }
+    } catch (error) {
+      this.#fail(error)
+    }
+    if (this.#left === 0 && this.#inFlight === 0 && !this.#flushing && !this.#over) this.#resolve()
+  }
+
+  #flushed(): void {
+    this.#flushing = false
+    this.#go()
+  }
+
+  readonly #fail = (error: unknown): void => {
+    this.#over = true
+    this.#reject(error)
+  }
+}
+
+/** Runs the verb with what follows it on the command line; resolves to the exit status. */
+export async function bench(argv: readonly string[], out: Output = process.stdout): Promise<number> {
+  const parsed = getopt(argv, OPTIONS)
+  if (parsed.has('help')) {
+    out.write(USAGE)
+    return 0
+  }
+  const size = (key: string, name: string, fallback: number, limit = 2 ** 31 - 1) => {
+    const text = parsed.last(key)
+    const value = text === undefined ? fallback : parseSize(text)
+    if (value !== undefined && value <= limit) return value
+    throw new UsageError(
+      `Invalid ${name} specified. You may use k, M, G, T, P or E suffixes for\nkilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.`,
+    )
+  }
+  const whole = (key: string, name: string, fallback: number, limit: number) => {
+    const text = parsed.last(key)
+    if (text === undefined) return fallback
+    const value = /^(\d+|0x[0-9a-f]+)$/i.test(text) ? Number(text) : Number.NaN
+    if (value >= 0 && value <= limit) return value
+    throw new UsageError(`Invalid ${name} specified`)
+  }
+  const length = size('buffer-size', 'buffer size', 4096)
+  const what: Bench = {
+    count: whole('count', 'request count', 75000, 2 ** 31 - 1),
+    depth: whole('depth', 'queue depth', 64, 2 ** 31 - 1),
+    write: parsed.has('write'),
+    length,
+    step: size('step-size', 'step_size', 0) || length,
+    offset: size('offset', 'offset', 0, Number.MAX_SAFE_INTEGER),
+    pattern: whole('pattern', 'pattern byte', 0, 255),
+    flushInterval: whole('flush-interval', 'flush interval', 0, 2 ** 31 - 1),
+    drain: !parsed.has('no-drain'),
+  }
+  const [filename, ...more] = parsed.operands
+  if (filename === undefined || more.length > 0) throw new UsageError('Expecting one image file name')
+  if (what.flushInterval > 0 && !what.write) throw new UsageError('--flush-interval is only available in write tests')
+  if (what.flushInterval > 0 && what.flushInterval < what.depth) {
+    throw new UsageError("Flush interval can't be smaller than depth")
+  }
+  if (what.depth === 0 || length === 0) throw new UsageError('Depth and buffer size must be at least 1')
+  const cache = cacheMode(parsed.last('cache') ?? 'writeback')
+  const defaults: ImageOptions = {
+    format: parsed.last('format') ?? 'probe',
+    readOnly: !what.write,
+    cache,
+    gate: 'any',
+    ...aioOption(parsed.has('native') ? 'native' : parsed.last('aio')),
+    ...(parsed.has('force-share') ? { locking: 'off' as const } : {}),
+  }
+  const device = await openNode(filename, defaults, parsed.has('image-opts'))
+  try {
+    out.write(
+      `Sending ${what.count} ${what.write ? 'write' : 'read'} requests, ${length} bytes each, ${what.depth} in parallel ` +
+        `(starting at offset ${what.offset}, step size ${what.step})\n`,
+    )
+    if (what.flushInterval > 0) {
+      out.write(`Sending flush every ${what.flushInterval} ${what.drain ? '' : 'undrained '}requests\n`)
+    }
+    const seconds = await measure(device, what)
+    out.write(`Run completed in ${seconds.toFixed(3)} seconds.\n`)
+  } catch (error) {
+    throw new BlockError(errnoOf(error), `Failed request: ${error instanceof Error ? error.message : error}`)
+  } finally {
+    await device.close()
+  }
+  return 0
+}
+
+function cacheMode(text: string): CacheMode {
+  const modes: readonly string[] = ['writeback', 'none', 'writethrough', 'directsync', 'unsafe']
+  const name = text === 'off' ? 'none' : text
+  if (!modes.includes(name)) throw new UsageError('Invalid cache mode')
+  return name as CacheMode
+}
+
+function aioOption(text: string | undefined): Pick<ImageOptions, 'aio'> {
+  if (text === undefined) return {}
+  if (text === 'threads' || text === 'native' || text === 'io_uring') return { aio: text }
+  throw new UsageError(`Invalid aio option: ${text}`)
+}
