@@ -136,6 +136,47 @@ export function bytesVec(...pieces: Uint8Array[]): IoVec {
   return new BytesVec(full, byteLength)
 }
 
+class JoinedVec extends VecBase {
+  readonly byteLength: number
+  readonly #parts: readonly IoVec[]
+
+  constructor(parts: readonly IoVec[], byteLength: number, grant?: Grant) {
+    super(grant)
+    this.#parts = parts
+    this.byteLength = byteLength
+  }
+
+  views(): readonly Uint8Array[] {
+    this.held()
+    return this.#parts.flatMap((part) => part.views())
+  }
+
+  slice(start: number, end = this.byteLength): IoVec {
+    sliceBounds(this.byteLength, start, end)
+    const parts: IoVec[] = []
+    let at = 0
+    for (const part of this.#parts) {
+      const from = Math.max(start - at, 0)
+      const to = Math.min(end - at, part.byteLength)
+      if (from < to) parts.push(part.slice(from, to))
+      at += part.byteLength
+      if (at >= end) break
+    }
+    return new JoinedVec(parts, end - start, this.grant)
+  }
+
+  filled(): void {
+    for (const part of this.#parts) part.filled()
+  }
+}
+
+/** One list of several, one after the other. It is cut off from its memory as soon as one of them is. */
+export function joinVec(parts: readonly IoVec[]): IoVec {
+  let byteLength = 0
+  for (const part of parts) byteLength += part.byteLength
+  return new JoinedVec(parts, byteLength)
+}
+
 const ZEROES = new Uint8Array(65536)
 
 /** A list of `length` zero bytes to write from; it must not be read into. All of it is one shared 64 KiB array. */

@@ -96,6 +96,7 @@ export function direct(
   return {
     name: engine.name,
     durableWrites: engine.durableWrites,
+    submit: () => engine.submit?.(),
     read: (at, into) =>
       fits(into) ? engine.read(at, into).catch((error) => learn(error, () => read(at, into))) : read(at, into),
     write: (at, from, durable) =>

@@ -9,6 +9,8 @@ export interface Engine {
   readonly durableWrites: boolean
   /** `durable`, only where {@link durableWrites}: completes when the data, and what leads to it, is on stable storage. */
   write(at: number, from: IoVec, durable: boolean): Promise<void>
+  /** Hands in what was collected, for an engine that collects; else that happens when the turn of the event loop ends. */
+  submit?(): void
   /** fdatasync. */
   sync(): Promise<void>
 }

@@ -6,6 +6,7 @@ import { promisify } from 'node:util'
 import type { BlockDriver } from '../../device.ts'
 import { BlockError } from '../../error.ts'
 import type { FileOptions, Preallocation } from '../../protocol.ts'
+import { batched } from './batch.ts'
 import { type Alignment, direct, probeAlignment } from './direct.ts'
 import type { Engine } from './engine.ts'
 import { EOPNOTSUPP, hostError, nodeError } from './failure.ts'
@@ -153,7 +154,7 @@ async function driver(path: string, fd: number, stat: fs.Stats, options: FileOpt
   let align = medium.logicalBlockSize ?? 1
   if (options.direct) {
     const alignment: Alignment = await probeAlignment(fd, medium.size, path)
-    engine = direct(engine, alignment, addresses)
+    engine = batched(direct(engine, alignment, addresses))
     align = Math.max(align, alignment.request)
   }
   const immediate =

@@ -104,6 +104,7 @@ export function uring(ring: Ring, addresses: Addresses, fd: number, name: string
   return {
     name: 'io_uring',
     durableWrites: true,
+    submit: () => ring.submit(),
     read: (at, into) => transfer(at, into, false, 0),
     write: (at, from, durable) => transfer(at, from, true, durable ? RWF_DSYNC : 0),
     sync: () =>
