@@ -32,6 +32,11 @@ export class Chain {
     this.written = -1
   }
 
+  /** Says that it is the driver's again. */
+  abandon(): void {
+    this.abandoned = true
+  }
+
   /** Appends an element; answers what is wrong with it, if anything is. */
   add(memory: GuestMemory, at: number, length: number, writable: boolean): string | undefined {
     if (length === 0) return

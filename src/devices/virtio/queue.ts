@@ -138,7 +138,7 @@ export class Virtqueue<C extends Chain = Chain> {
     for (const chain of this.#underWay) {
       if (chain.written >= 0) this.#free.push(chain)
       else {
-        chain.abandoned = true
+        chain.abandon()
         this.abandoned++
       }
     }

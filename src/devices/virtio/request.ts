@@ -96,6 +96,13 @@ export class BlkRequest extends Chain {
   /** Address of the status byte. */
   statusAt = 0
 
+  /** The disk takes its own memory back; a SCSI command's would be its handler's for as long as that likes. */
+  override abandon(): void {
+    super.abandon()
+    this.scsi?.dataIn.revoke()
+    this.scsi?.dataOut.revoke()
+  }
+
   /** Bytes that the driver may get before the status byte. */
   get room(): number {
     return this.writableBytes - 1

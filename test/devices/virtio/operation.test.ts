@@ -410,6 +410,26 @@ describe('5.2.6.3 Legacy interface: device operation', () => {
     expect(sent).toEqual(pattern(24))
   })
 
+  test('a SCSI command that ends after a reset writes nothing', async () => {
+    let end = () => {}
+    const scsi = async (request: ScsiRequest) => {
+      await new Promise<void>((resolve) => (end = resolve))
+      request.dataIn.scatter(pattern(16))
+      return { status: 2, sense: Uint8Array.of(0x70), residual: 0 }
+    }
+    const driver = new Driver({ face: 'legacy', device: { scsi } })
+    const request = driver.build(T.SCSI_CMD, 0, { output: new Uint8Array(6), input: 16 + 112 })
+    driver.add(request)
+    driver.notify()
+    driver.status = 0
+    const before = driver.bus.memory.ram.slice()
+    end()
+    await microtasks()
+    expect(Buffer.compare(driver.bus.memory.ram, before)).toBe(0)
+    driver.initialize()
+    expect(driver.read(0, 512).status).toBe(OK)
+  })
+
   test('a SCSI command without its sense and trailing fields fails', () => {
     const scsi = () => ({ status: 0, sense: new Uint8Array(0), residual: 0 })
     const driver = new Driver({ face: 'legacy', device: { scsi } })
