@@ -61,6 +61,7 @@ function findFault(
   let reason = conditionOf(error, otherwise)
   let good = 0
   let bad = byteLength
+  let lastTried = false
   const probe = (to: number): Now<boolean> =>
     rescue(
       () =>
@@ -78,8 +79,10 @@ function findFault(
   const searched = repeat(() => {
     const blocks = Math.ceil((bad - good) / block)
     if (blocks > 1) return probe(good + Math.floor(blocks / 2) * block)
-    // All halves went well this time: the last block decides
-    return bad === byteLength && good > 0 && good < bad ? probe(bad) : false
+    // All halves went well this time: the last block decides, once
+    if (bad < byteLength || good === 0 || good === byteLength || lastTried) return false
+    lastTried = true
+    return probe(bad)
   })
   return after(searched, () => {
     if (good === byteLength) return
