@@ -50,7 +50,7 @@ function toolchain() {
     return { name: version.trim(), pinned: version.startsWith(`rustc ${RUST} `), env: {}, cargo: [] }
   if (existsSync(join(library, 'src/rust/library/std'))) {
     // wasm-pack looks for this folder; build-std then builds what would be in it.
-    if (!existsSync(join(library, TARGET))) mkdirSync(join(library, TARGET), { recursive: true })
+    mkdirSync(join(library, TARGET, 'lib'), { recursive: true })
     return {
       name: `${version.trim()} with its library's source`,
       pinned: false,
