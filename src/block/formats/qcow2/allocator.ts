@@ -59,26 +59,32 @@ export class Allocator {
 
   /** At most `count` clusters that follow each other. ENOSPC if the file cannot grow. */
   take(count: number): Now<Space> {
-    const run = this.#pool.pop()
-    if (run !== undefined) {
-      const taken = Math.min(count, run.count)
-      if (taken < run.count) {
-        this.#pool.push({ cluster: run.cluster + taken, count: run.count - taken, zeroed: run.zeroed })
+    return this.#until(() => {
+      const run = this.#pool.pop()
+      if (run !== undefined) {
+        const taken = Math.min(count, run.count)
+        if (taken < run.count) {
+          this.#pool.push({ cluster: run.cluster + taken, count: run.count - taken, zeroed: run.zeroed })
+        }
+        return this.#claim({ cluster: run.cluster, count: taken, zeroed: run.zeroed })
       }
-      return this.#claim({ cluster: run.cluster, count: taken, zeroed: run.zeroed })
-    }
-    if (this.#scan < this.#scanEnd)
-      return after(this.#scanPage(), () => (this.#pool.length > 0 ? this.take(count) : this.#grow(count)))
-    return this.#grow(count)
+      if (this.#scan < this.#scanEnd) {
+        return after(this.#scanPage(), () => (this.#pool.length > 0 ? undefined : this.#grow(count)))
+      }
+      return this.#grow(count)
+    })
   }
 
   /** Exactly `count` clusters that follow each other, at the end of the file. */
   takeRun(count: number): Now<Space> {
-    return after(this.#grow(count), (space) => {
-      if (space.count === count) return space
-      // Too short where a refcount block ends; it is given back only after the next, which it would be again.
-      return after(this.takeRun(count), (found) => after(this.give(space.cluster, space.count), () => found))
-    })
+    return after(
+      this.#until(() => this.#grow(count)),
+      (space) => {
+        if (space.count === count) return space
+        // Too short where a refcount block ends; it is given back only after the next, which it would be again.
+        return after(this.takeRun(count), (found) => after(this.give(space.cluster, space.count), () => found))
+      },
+    )
   }
 
   /** Takes one use from each cluster; those with none left are free from now on. */
@@ -150,7 +156,19 @@ export class Allocator {
     })
   }
 
-  #claim(space: Space): Now<Space> {
+  /** Tries until there is space; a try that finds its clusters in use gives undefined. */
+  #until(attempt: () => Now<Space | undefined>): Now<Space> {
+    let found: Space | undefined
+    const search = repeat(() =>
+      after(attempt(), (space) => {
+        found = space
+        return space === undefined
+      }),
+    )
+    return after(search, () => found!)
+  }
+
+  #claim(space: Space): Now<Space | undefined> {
     return after(this.#extend((space.cluster + space.count) * this.#clusterSize), () =>
       after(this.#counts.claim(space.cluster, space.count), (claimed) => {
         if (claimed > 0) {
@@ -158,12 +176,12 @@ export class Allocator {
           return { cluster: space.cluster, count: claimed, zeroed: space.zeroed }
         }
         if (++this.#refused > MAX_REFUSED) throw this.#counts.corrupt('clusters after the end of the file are in use')
-        return this.take(space.count)
+        return undefined
       }),
     )
   }
 
-  #grow(count: number): Now<Space> {
+  #grow(count: number): Now<Space | undefined> {
     if (this.#moving !== undefined) return this.#moving.then(() => this.#grow(count))
     const { perBlock } = this.#counts
     const cluster = this.#tail

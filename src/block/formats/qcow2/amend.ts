@@ -6,13 +6,13 @@ import {
   AUTOCLEAR_BITMAPS,
   AUTOCLEAR_DATA_FILE_RAW,
   COMPATIBLE_LAZY_REFCOUNTS,
-  fixedBytes,
   type Header,
   headerCluster,
   INCOMPATIBLE_DIRTY,
 } from './header.ts'
 import type { Qcow2Image } from './image.ts'
-import { loadCounts, writeCounts } from './tally.ts'
+import { HeaderLost, switchHeader } from './switch.ts'
+import { endOfUse, loadCounts, writeCounts } from './tally.ts'
 
 /** What may be changed; what is absent stays. */
 export interface Qcow2AmendOptions {
@@ -49,14 +49,13 @@ export async function amendQcow2(device: ImageDevice, options: Qcow2AmendOptions
   if (options.lazyRefcounts !== undefined && version === 3) {
     await image.atRest(async () => {
       const rest = header.compatible & ~COMPATIBLE_LAZY_REFCOUNTS
-      header.compatible = options.lazyRefcounts ? rest | COMPATIBLE_LAZY_REFCOUNTS : rest
-      await writeFixed(image, header)
+      const compatible = options.lazyRefcounts ? rest | COMPATIBLE_LAZY_REFCOUNTS : rest
+      await switchHeader(name, image.file, header, { compatible })
     })
   }
   if (options.dataFileRaw === false) {
     await image.atRest(async () => {
-      header.autoclear &= ~AUTOCLEAR_DATA_FILE_RAW
-      await writeFixed(image, header)
+      await switchHeader(name, image.file, header, { autoclear: header.autoclear & ~AUTOCLEAR_DATA_FILE_RAW })
     })
   }
   if (order !== header.refcountOrder) await image.atRest(() => widen(image, order))
@@ -84,11 +83,6 @@ async function writeHeader(image: Qcow2Image, header: Header): Promise<void> {
   await image.file.flush()
 }
 
-async function writeFixed(image: Qcow2Image, header: Header): Promise<void> {
-  await image.file.write(0, bytesVec(fixedBytes(header)))
-  await image.file.flush()
-}
-
 /** Gives refcounts another width, in a new structure. */
 async function widen(image: Qcow2Image, order: number): Promise<void> {
   const { header, file, name, clusterSize } = image
@@ -98,18 +92,16 @@ async function widen(image: Qcow2Image, order: number): Promise<void> {
     counts.add(header.refcountTableOffset / clusterSize + each, -1)
   }
   const size = file.size
-  const first = Math.max(Math.ceil(size / clusterSize), counts.end)
+  const first = endOfUse(name, file, header, counts)
   try {
     const made = await writeCounts(name, file, { ...header, refcountOrder: order }, counts, first)
     await file.flush()
-    header.refcountOrder = order
-    header.refcountTableOffset = made.refcountTableOffset
-    header.refcountTableClusters = made.refcountTableClusters
+    const { refcountTableOffset, refcountTableClusters } = made
+    await switchHeader(name, file, header, { refcountOrder: order, refcountTableOffset, refcountTableClusters })
   } catch (error) {
-    if (file.size > size) await file.resize(size)
+    if (!(error instanceof HeaderLost) && file.size > size) await file.resize(size)
     throw error
   }
-  await writeFixed(image, header)
 }
 
 async function downgrade(device: ImageDevice, refuse: (why: string, code?: 'ENOTSUP') => BlockError): Promise<void> {

@@ -6,7 +6,6 @@ import { readPadded } from '../../mover.ts'
 import { readBitmaps, readBitmapTable } from './bitmaptable.ts'
 import {
   AUTOCLEAR_BITMAPS,
-  fixedBytes,
   type Header,
   INCOMPATIBLE_CORRUPT,
   INCOMPATIBLE_DATA_FILE,
@@ -16,6 +15,7 @@ import {
 import { Packer } from './packed.ts'
 import { COMPRESSED, COPIED, MISPLACED, PRESENT, Slice } from './slice.ts'
 import { readSnapshots } from './snapshottable.ts'
+import { switchHeader } from './switch.ts'
 import { loadCounts, Tally, writeCounts } from './tally.ts'
 
 /** What a check found; the names are those of `qemu-img check --output=json`. */
@@ -133,17 +133,11 @@ class Check {
   async rebuild(leaksOnly = false): Promise<boolean> {
     const header = this.#header
     if (this.#result['check-errors'] > 0) return false
-    const first = Math.max(
-      Math.ceil(this.#file.size / this.#clusterSize),
-      this.#uses.end,
-      leaksOnly ? 0 : this.#counts.end,
-    )
+    const first = Math.max(Math.ceil(this.#file.size / this.#clusterSize), this.#uses.end)
     const made = await writeCounts(this.#name, this.#file, header, this.#uses, first)
     await this.#file.flush()
-    header.refcountTableOffset = made.refcountTableOffset
-    header.refcountTableClusters = made.refcountTableClusters
-    await this.#file.write(0, bytesVec(fixedBytes(header)))
-    await this.#file.flush()
+    const { refcountTableOffset, refcountTableClusters } = made
+    await switchHeader(this.#name, this.#file, header, { refcountTableOffset, refcountTableClusters })
     if (leaksOnly) return true
     for (const { at, copied } of this.#flags) {
       const byte = new Uint8Array(1)
@@ -160,9 +154,7 @@ class Check {
     const header = this.#header
     const marks = INCOMPATIBLE_DIRTY | INCOMPATIBLE_CORRUPT
     if ((header.incompatible & marks) === 0n) return
-    header.incompatible &= ~marks
-    await this.#file.write(0, bytesVec(fixedBytes(header)))
-    await this.#file.flush()
+    await switchHeader(this.#name, this.#file, header, { incompatible: header.incompatible & ~marks })
   }
 
   #corrupt(what: string): void {

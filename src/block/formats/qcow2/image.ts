@@ -1,6 +1,6 @@
 /** An open qcow2 image: its parts put together, without any data movement of its own. */
 import type { BlockDevice } from '../../device.ts'
-import { BlockError, errnoOf } from '../../error.ts'
+import { BlockError, blockError, errnoOf } from '../../error.ts'
 import type { Allocation, Image, Mapping, PackedAllocation, Tracker } from '../../image.ts'
 import { bytesVec } from '../../iovec.ts'
 import { readPadded } from '../../mover.ts'
@@ -27,6 +27,7 @@ import { Placed } from './placed.ts'
 import { Refcounts } from './refcounts.ts'
 import { findSnapshot, type SnapshotOptions, Snapshots } from './snapshots.ts'
 import { readSnapshots, type Snapshot } from './snapshottable.ts'
+import { HeaderLost } from './switch.ts'
 
 /** Memory for metadata unless an option says otherwise, bytes. */
 export const DEFAULT_METADATA_LIMIT = 32 << 20
@@ -309,9 +310,23 @@ export class Qcow2Image implements Image {
     await this.allocator.trim()
     try {
       return await body(new Snapshots(this.name, this.file, this.header))
+    } catch (error) {
+      if (error instanceof HeaderLost) this.#damage ??= error
+      throw error
     } finally {
-      const { l1, table } = await readTables(this.name, this.file, this.header)
+      await this.#reassemble()
+    }
+  }
+
+  /** Goes on with what is on the medium; where that cannot be read, the image takes no more writes. */
+  async #reassemble(): Promise<void> {
+    const read = () => readTables(this.name, this.file, this.header)
+    try {
+      const { l1, table } = await read().catch(read)
       this.#parts = this.#assemble(l1, table)
+    } catch (error) {
+      this.#damage ??= blockError(error, `Cannot go on with ${this.name}`)
+      throw this.#damage
     }
   }
 
@@ -366,7 +381,7 @@ export class Qcow2Image implements Image {
   /** Runs what changes the map, when there is room for what it makes dirty. */
   #writing<T>(body: () => Now<T>): Now<T> {
     if (this.#damage !== undefined) {
-      throw new BlockError('EIO', `Cannot write ${this.name}: it is corrupt`, { cause: this.#damage })
+      throw new BlockError('EIO', `Cannot write ${this.name}: ${this.#damage.message}`, { cause: this.#damage })
     }
     if (this.clusters.pressed || this.counts.pressed) {
       return after(this.commit.flush(), body)

@@ -3,11 +3,12 @@ import type { BlockDevice } from '../../device.ts'
 import { BlockError } from '../../error.ts'
 import { bytesVec } from '../../iovec.ts'
 import { readPadded } from '../../mover.ts'
-import { fixedBytes, type Header, INCOMPATIBLE_DATA_FILE, l2EntrySize, MAX_L1_BYTES, MAX_SNAPSHOTS } from './header.ts'
+import { type Header, INCOMPATIBLE_DATA_FILE, l2EntrySize, MAX_L1_BYTES, MAX_SNAPSHOTS } from './header.ts'
 import { Packer } from './packed.ts'
 import { COMPRESSED, COPIED, MISPLACED, Slice } from './slice.ts'
 import { readSnapshots, type Snapshot, snapshotTable } from './snapshottable.ts'
-import { loadCounts, type Tally, writeCounts } from './tally.ts'
+import { HeaderLost, switchHeader } from './switch.ts'
+import { endOfUse, loadCounts, type Tally, writeCounts } from './tally.ts'
 
 /** What a change of the snapshots leads to; all L1 tables are bytes, with or without COPIED flags. */
 export interface Change {
@@ -50,7 +51,7 @@ export class Shadow {
     const { counts, blocks } = await loadCounts(this.#file, header)
     for (const block of blocks) counts.add(block / clusterSize, -1)
     this.#free(counts, header.refcountTableOffset, header.refcountTableClusters * clusterSize)
-    this.#place = Math.max(Math.ceil(before / clusterSize), counts.end)
+    this.#place = endOfUse(this.#name, this.#file, header, counts)
     const first = this.#place
     try {
       for (const l1 of change.removed) await this.#count(counts, l1, -1)
@@ -72,7 +73,7 @@ export class Shadow {
       const snapshotsOffset = table.length === 0 ? 0 : await this.#put(counts, table)
       const refcounts = await writeCounts(this.#name, this.#file, header, counts, this.#place)
       await this.#file.flush()
-      Object.assign(header, {
+      await switchHeader(this.#name, this.#file, header, {
         l1Offset,
         l1Size: active.length / 8,
         refcountTableOffset: refcounts.refcountTableOffset,
@@ -81,12 +82,11 @@ export class Shadow {
         snapshotCount: snapshots.length,
         size: change.size,
       })
-      await this.#file.write(0, bytesVec(fixedBytes(header)))
     } catch (error) {
-      if (this.#file.size > before && first * clusterSize >= before) await this.#file.resize(before)
+      const unused = !(error instanceof HeaderLost) && this.#file.size > before && first * clusterSize >= before
+      if (unused) await this.#file.resize(before)
       throw error
     }
-    await this.#file.flush()
   }
 
   /** Writes new metadata after all that is in use; gives where. */

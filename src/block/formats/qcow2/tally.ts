@@ -91,6 +91,21 @@ export async function loadCounts(
   return { counts, blocks }
 }
 
+/** Clusters after the file's end that may be counted, as a crash leaves them. */
+const MAX_BEYOND = 1 << 16
+
+/** The first cluster after all that are in use. EIO if counts lie far after the end of the file. */
+export function endOfUse(name: string, file: BlockDevice, header: Header, counts: Tally): number {
+  const end = Math.ceil(file.size / 2 ** header.clusterBits)
+  if (counts.end > end + MAX_BEYOND) {
+    throw new BlockError(
+      'EIO',
+      `${name} is corrupt: cluster ${counts.end - 1} is counted, far after the end of the file`,
+    )
+  }
+  return Math.max(end, counts.end)
+}
+
 /** A refcount structure that is on the medium, but that no header shows yet. */
 export interface NewRefcounts {
   readonly refcountTableOffset: number
@@ -134,7 +149,8 @@ export async function writeCounts(
       used.add(block)
       grown = true
     }
-    const entries = Math.max(...used) + 1
+    let entries = 0
+    for (const block of used) entries = Math.max(entries, block + 1)
     const needed = Math.ceil((entries * 8) / clusterSize)
     if (needed > tableClusters) {
       tableClusters = needed
