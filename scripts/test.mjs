@@ -23,7 +23,7 @@ function has(command, args) {
   return spawnSync(command, args, { stdio: 'ignore' }).status === 0
 }
 
-if (!existsSync(bin('vitest'))) step('npm modules', 'npm', ['ci', '--no-audit', '--no-fund'])
+if (!existsSync(bin('vitest'))) step('npm modules', 'npm', ['install', '--no-save', '--no-audit', '--no-fund'])
 
 const packages = readFileSync(path.join(root, 'scripts', 'packages.txt'), 'utf8')
   .split(/\s+/)
