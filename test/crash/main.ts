@@ -1,0 +1,43 @@
+/** What `npm run crash` runs: every workload, with as many crash states as are wanted. */
+import { parseArgs } from 'node:util'
+import { lacks, temporaryFolder } from '../tools.ts'
+import { explore } from './explorer.ts'
+import { record, workloads } from './qcow2.ts'
+import { qedWorkloads, recordQed } from './qed.ts'
+
+/** Runs the explorer; gives the exit status. */
+export async function run(args: readonly string[]): Promise<number> {
+  const { values } = parseArgs({
+    args: [...args],
+    options: { states: { type: 'string' }, seed: { type: 'string' }, only: { type: 'string' } },
+  })
+  const states = Number(values.states ?? 10_000)
+  const seed = Number(values.seed ?? Date.now() % 2 ** 31)
+  const folder = temporaryFolder()
+  const qemuEvery = lacks('qemu-img') ? 0 : Math.max(1, Math.ceil(states / 100))
+  let failed = 0
+  const runs = [
+    ...workloads.map((workload) => ({ name: `qcow2: ${workload.name}`, run: () => record(workload, seed) })),
+    ...qedWorkloads.map((workload) => ({
+      name: `${workload.format}${workload.backed ? ' over a backing file' : ''}`,
+      run: () => recordQed(workload, seed),
+    })),
+  ]
+  try {
+    console.log(`seed ${seed}, about ${states} states each`)
+    for (const { name, run } of runs) {
+      if (values.only !== undefined && !name.includes(values.only)) continue
+      const found = await explore(await run(), { states, seed, qemuEvery, file: folder.file('state') })
+      console.log(
+        `${found.failure === undefined ? 'good' : 'BAD '}  ${name}: ${found.states} states, ${found.qemu} by qemu-img`,
+      )
+      if (found.failure !== undefined) {
+        console.log(found.failure)
+        failed++
+      }
+    }
+  } finally {
+    folder.remove()
+  }
+  return failed === 0 ? 0 : 1
+}
