@@ -83,7 +83,7 @@ export async function createFile(path: string, size: number, preallocation: Prea
 }
 
 /** A writable file of no size in `folder` that has no name any more. */
-export async function temporaryFile(folder: string): Promise<BlockDriver> {
+export async function temporaryFile(folder: string): Promise<FileDriver> {
   const path = join(folder, `block86-${process.pid}-${randomUUID()}.tmp`)
   let fd: number
   try {
@@ -139,7 +139,7 @@ async function openPlace(path: string, readOnly: boolean, bypass: boolean): Prom
 }
 
 /** Puts together the driver of an open file. */
-async function driver(path: string, fd: number, stat: fs.Stats, options: FileOptions): Promise<BlockDriver> {
+async function driver(path: string, fd: number, stat: fs.Stats, options: FileOptions): Promise<FileDriver> {
   const calls = libc()
   const medium = measure(calls, fd, stat, path)
   const readOnly = options.readOnly ?? false

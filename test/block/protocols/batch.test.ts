@@ -1,0 +1,102 @@
+import { describe, expect, test } from 'vitest'
+import { BlockError } from '../../../src/block/error.ts'
+import { bytesVec, type IoVec, joinVec } from '../../../src/block/iovec.ts'
+import { batched } from '../../../src/block/protocols/node/batch.ts'
+import type { Engine } from '../../../src/block/protocols/node/engine.ts'
+import { kick } from '../../../src/block/turn.ts'
+import { outcome, same } from '../../conformance/driver.ts'
+
+const turn = () => new Promise<void>((resolve) => setImmediate(resolve))
+
+/** An engine over an array, which fails every request that touches `bad`. */
+function make(bad?: number) {
+  const content = new Uint8Array(1 << 20).map((_, i) => i >> 9)
+  const log: string[] = []
+  const check = (kind: string, at: number, vector: IoVec) => {
+    log.push(`${kind} ${at}+${vector.byteLength}`)
+    if (bad !== undefined && at <= bad && bad < at + vector.byteLength) throw new BlockError('EIO', 'bad sector')
+  }
+  const engine: Engine = {
+    name: 'threads',
+    durableWrites: true,
+    async read(at, into) {
+      check('read', at, into)
+      into.scatter(content.subarray(at, at + into.byteLength))
+    },
+    async write(at, from, durable) {
+      check(durable ? 'durable' : 'write', at, from)
+      content.set(from.gather(), at)
+    },
+    async sync() {
+      log.push('sync')
+    },
+  }
+  return { content, log, engine: batched(engine) }
+}
+
+const sector = (value = 0) => bytesVec(new Uint8Array(512).fill(value))
+
+describe('requests of one turn', () => {
+  test('that are adjacent are one request, and each gets its bytes', async () => {
+    const { content, log, engine } = make()
+    const vectors = Array.from({ length: 32 }, () => sector())
+    await Promise.all(vectors.map((vector, i) => engine.read(4096 + i * 512, vector)))
+    expect(log).toEqual(['read 4096+16384'])
+    for (const [i, vector] of vectors.entries()) {
+      same(vector.gather(), content.subarray(4096 + i * 512, 4608 + i * 512))
+    }
+  })
+
+  test('that are not, or of another kind, stay apart', async () => {
+    const { log, engine } = make()
+    await Promise.all([
+      engine.write(0, sector(1), false),
+      engine.write(512, sector(2), false),
+      engine.write(1024, sector(3), true),
+      engine.read(1536, sector()),
+      engine.read(4096, sector()),
+    ])
+    expect(log).toEqual(['write 0+1024', 'durable 1024+512', 'read 1536+512', 'read 4096+512'])
+  })
+
+  test('kick sends them before the turn ends', async () => {
+    const { log, engine } = make()
+    const read = engine.read(0, sector())
+    expect(log).toEqual([])
+    kick()
+    expect(log).toEqual(['read 0+512'])
+    await read
+    await turn()
+    expect(log.length).toBe(1)
+  })
+
+  test('when one of them fails, only that one has failed', async () => {
+    const { engine } = make(1024)
+    const codes = await Promise.all([0, 512, 1024, 1536].map((at) => outcome(() => engine.write(at, sector(9), false))))
+    expect(codes).toEqual(['none', 'none', 'EIO', 'none'])
+  })
+
+  test('when one of them was called back, the others are done', async () => {
+    const { content, engine } = make()
+    const vectors = [sector(7), sector(8), sector(9)]
+    const writes = vectors.map((vector, i) => outcome(() => engine.write(i * 512, vector, false)))
+    vectors[1]!.revoke()
+    expect(await Promise.all(writes)).toEqual(['none', 'ECANCELED', 'none'])
+    expect([content[0], content[512], content[1024]]).toEqual([7, 1, 9])
+  })
+
+  test('do not grow without bound', async () => {
+    const { log, engine } = make()
+    await Promise.all(Array.from({ length: 300 }, (_, i) => engine.read(i * 512, sector())))
+    expect(log.length).toBe(3)
+  })
+})
+
+test('a joined list is its parts one after the other, sliced anywhere', () => {
+  const joined = joinVec([bytesVec(Uint8Array.of(1, 2), Uint8Array.of(3)), bytesVec(Uint8Array.of(4, 5, 6))])
+  for (let start = 0; start <= 6; start++) {
+    for (let end = start; end <= 6; end++) {
+      expect([...joined.slice(start, end).gather()]).toEqual([1, 2, 3, 4, 5, 6].slice(start, end))
+    }
+  }
+})
