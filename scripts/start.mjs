@@ -12,7 +12,10 @@ const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..')
 for (const name of ['esbuild', 'v86']) {
   if (existsSync(path.join(root, 'node_modules', name))) continue
   console.log('Installing the npm packages')
-  const { status } = spawnSync('npm', ['install', '--no-save', '--no-audit', '--no-fund'], { stdio: 'inherit', cwd: root })
+  const { status } = spawnSync('npm', ['install', '--no-save', '--no-audit', '--no-fund'], {
+    stdio: 'inherit',
+    cwd: root,
+  })
   if (status !== 0) process.exit(1)
   break
 }
