@@ -5,7 +5,9 @@ import { type CacheMode, Disk, type DiskOptions } from './disk.ts'
 import { BlockError } from './error.ts'
 import { CopyOnRead } from './filters/copy-on-read.ts'
 import { DetectZeroes } from './filters/detect-zeroes.ts'
+import { GatherDiscards } from './filters/gather-discards.ts'
 import { Overlay } from './filters/overlay.ts'
+import { ReadAhead } from './filters/readahead.ts'
 import { THROTTLE_OPTIONS, Throttle, type ThrottleOptions } from './filters/throttle.ts'
 import { type FormatDriver, PROBE_LENGTH, refuseUnknown } from './format.ts'
 import { formats } from './formats/index.ts'
@@ -41,6 +43,10 @@ export interface OpenDiskOptions extends ImageOptions, Omit<DiskOptions, 'cache'
   copyOnRead?: boolean
   /** Leave the image as it is: writes go to a temporary file and vanish with the disk. */
   snapshot?: boolean
+  /** Smallest hole that discards make, bytes; smaller ones wait for neighbours. Default 64 KiB; 0 passes each on by itself. */
+  discardMinimum?: number
+  /** Bytes to read ahead of who reads in order, for slow protocols; default 0: none. */
+  readAhead?: number
   throttling?: ThrottleOptions
 }
 
@@ -59,7 +65,7 @@ const DISK_OPTIONS = [
   'discardGranularity',
 ] as const
 
-const FILTER_OPTIONS = ['detectZeroes', 'copyOnRead', 'snapshot', 'throttling'] as const
+const FILTER_OPTIONS = ['detectZeroes', 'copyOnRead', 'snapshot', 'discardMinimum', 'readAhead', 'throttling'] as const
 
 const CHOICES: Readonly<Record<string, readonly unknown[]>> = {
   cache: ['writeback', 'none', 'writethrough', 'directsync', 'unsafe'],
@@ -89,6 +95,14 @@ export async function openDisk(source: Source, options: OpenDiskOptions = {}): P
   let device = base
   try {
     if (options.snapshot) device = asDevice(new Overlay(device, asDevice(await host.temporaryFile())))
+    if (options.readAhead) {
+      const window = amount(options.readAhead, 'readAhead', doing)
+      device = asDevice(new ReadAhead(device, { window }))
+    }
+    const minimum = amount(options.discardMinimum ?? 64 << 10, 'discardMinimum', doing)
+    if (minimum > 0 && options.discard !== 'ignore' && device.canDiscard) {
+      device = asDevice(new GatherDiscards(device, { minimum }))
+    }
     if (options.detectZeroes === 'on') device = asDevice(new DetectZeroes(device, false))
     if (options.detectZeroes === 'unmap') device = asDevice(new DetectZeroes(device, options.discard !== 'ignore'))
     if (options.copyOnRead) {
@@ -134,6 +148,11 @@ export async function createImage(
   } finally {
     await file.close()
   }
+}
+
+function amount(value: unknown, key: string, doing: string): number {
+  if (Number.isSafeInteger(value) && (value as number) >= 0) return value as number
+  throw new BlockError('EINVAL', `${doing}: ${key} is ${value}, must be a number of bytes`)
 }
 
 function sourceName(source: Source): string {

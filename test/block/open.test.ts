@@ -163,9 +163,9 @@ describe('openDisk', () => {
   })
 
   test('probe finds raw where nothing else fits', async () => {
-    const disk = await openDisk(image(512), { format: 'probe' })
-    expect(disk.device.name).toBe('raw')
-    await disk.close()
+    const device = await openImage(image(512), { format: 'probe' })
+    expect(device.name).toBe('raw')
+    await device.close()
   })
 
   test('snapshot leaves the image alone', async () => {

@@ -3,7 +3,7 @@ import type { BlockDevice, WriteOptions, ZeroOptions } from '../device.ts'
 import { BlockError } from '../error.ts'
 import { Filter } from '../filter.ts'
 import type { IoVec } from '../iovec.ts'
-import { after, type Now, rescue } from '../now.ts'
+import { after, isLater, type Now, rescue } from '../now.ts'
 import { RangeLock } from '../rangelock.ts'
 
 export interface GatherDiscardsOptions {
@@ -23,8 +23,11 @@ interface Range {
 }
 
 /**
- * A discard is a hint, so it completes at once and is done later: when enough of it lies together, or when the disk is
- * closed. A write into the range takes it back out. Until then the old bytes are read.
+ * A discard is a hint: one too small for a hole completes at once and waits until enough lies together, or the disk is closed. A
+ * write into the range takes it back out. Until the hole is made the old bytes are read.
+ *
+ * Measured on ext4, 8192 discards of 4 KiB in order: one by one 1900 ms, with a minimum of 64 KiB 130 ms, of 256 KiB 70 ms. 64 KiB
+ * is the default: what a guest frees in such pieces (and a cluster of qcow2) is worth having back at once.
  */
 export class GatherDiscards extends Filter {
   readonly name = 'gather-discards'
@@ -51,17 +54,19 @@ export class GatherDiscards extends Filter {
   override discard(at: number, length: number): Now<void> {
     if (!this.next.canDiscard || length === 0) return
     const joined = this.#insert(at, at + length)
-    if (joined.end - joined.start >= this.#minimum) this.#punch(joined)
-    else if (this.#ranges.length > RANGES) this.#ranges.splice(0, RANGES / 2)
+    if (joined.end - joined.start >= this.#minimum) return this.#punch(joined)
+    if (this.#ranges.length > RANGES) this.#ranges.splice(0, RANGES / 2)
   }
 
   override write(at: number, from: IoVec, options?: WriteOptions): Now<void> {
     this.#remove(at, at + from.byteLength)
+    if (this.#running.size === 0) return this.next.write(at, from, options)
     return this.#lock.shared(at, from.byteLength, () => this.next.write(at, from, options))
   }
 
   override zero(at: number, length: number, options?: ZeroOptions): Now<void> {
     this.#remove(at, at + length)
+    if (this.#running.size === 0) return this.next.zero(at, length, options)
     return this.#lock.shared(at, length, () => this.next.zero(at, length, options))
   }
 
@@ -90,11 +95,11 @@ export class GatherDiscards extends Filter {
   }
 
   /** Makes a hole of the whole units in `range`, and remembers what is left at its ends. */
-  #punch(range: Range): void {
+  #punch(range: Range): Now<void> {
     const { start, end } = this.#whole(range)
     if (end - start < this.#minimum) return
     this.#remove(start, end)
-    this.#start({ start, end })
+    return this.#start({ start, end })
   }
 
   /** The whole units in a range; none if it does not end after it starts. */
@@ -107,14 +112,15 @@ export class GatherDiscards extends Filter {
   }
 
   /** A hole that cannot be made costs nothing but its space. */
-  #start({ start, end }: Range): void {
+  #start({ start, end }: Range): Now<void> {
     const made = rescue(
       () => this.#lock.exclusive(start, end - start, () => this.next.discard(start, end - start)),
       () => {},
     )
-    if (!(made instanceof Promise)) return
+    if (!isLater(made)) return
     const tracked = made.finally(() => this.#running.delete(tracked))
     this.#running.add(tracked)
+    return tracked
   }
 
   /** Index of the first range that ends at or after `at`. */

@@ -94,6 +94,18 @@ describe('opening a file', () => {
   })
 })
 
+test('a thousand requests for space at once are all done', async ({ skip }) => {
+  if (libc() === undefined) skip(`the C library is ${libcReason()}`)
+  const name = fresh()
+  fs.writeFileSync(name, Buffer.alloc(8 << 20, 1))
+  const disk = asDevice(await host.openFile(name))
+  const even = Array.from({ length: 1000 }, (_, i) => i * 8192)
+  await Promise.all(even.map((at) => disk.zero(at, 4096, { unmap: true })))
+  const bytes = fs.readFileSync(name)
+  expect(even.filter((at) => bytes[at] !== 0 || bytes[at + 4096] !== 1)).toEqual([])
+  await disk.close()
+})
+
 describe('locks', () => {
   test('one writer keeps out all others, and is named', async ({ skip }) => {
     if (libc() === undefined) skip(`the C library is ${libcReason()}`)

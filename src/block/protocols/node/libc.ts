@@ -60,6 +60,9 @@ export const RWF_NOWAIT = 8
 /** RWF_DSYNC of pwritev2(2): the write completes when it is durable. */
 export const RWF_DSYNC = 2
 
+/** Calls on other threads at the same time: more would only queue at the file's lock, and a guest's write behind them. */
+const LATER_MAX = 2
+
 // mmap(2)
 const PROT_READ_WRITE = 3
 const MAP_SHARED_POPULATE = 0x8001
@@ -119,13 +122,36 @@ function bind(koffi: Koffi): Libc {
       if (value !== -EINTR) return value
     }
   }
-  const later = (foreign: Foreign, ...values: unknown[]): Promise<Result> =>
-    new Promise((resolve, reject) => {
+  let running = 0
+  const waiting: (() => void)[] = []
+  /** Waits for its turn; koffi itself refuses more than 256 calls at a time. */
+  const turn = async () => {
+    if (running >= LATER_MAX) await new Promise<void>((resolve) => waiting.push(resolve))
+    else running++
+  }
+  const leave = () => {
+    const next = waiting.shift()
+    if (next === undefined) running--
+    else next()
+  }
+  const once = (foreign: Foreign, values: unknown[]) =>
+    new Promise<Result>((resolve, reject) => {
       foreign.async(...values, (error: unknown, value: number) => {
         if (error) reject(error)
         else resolve(result(value))
       })
-    }).then((value) => (value === -EINTR ? later(foreign, ...values) : (value as Result)))
+    })
+  const later = async (foreign: Foreign, ...values: unknown[]): Promise<Result> => {
+    await turn()
+    try {
+      for (;;) {
+        const value = await once(foreign, values)
+        if (value !== -EINTR) return value
+      }
+    } finally {
+      leave()
+    }
+  }
   const preadv2 = library.func('int64 preadv2(int fd, void *iov, int count, int64 at, int flags)')
   const pwritev2 = library.func('int64 pwritev2(int fd, void *iov, int count, int64 at, int flags)')
   const fcntl = library.func('int fcntl(int fd, int command, void *argument)')
