@@ -5,7 +5,9 @@ const slow = ['test/guests/**', 'test/crash/**', 'test/fuzz/**', 'test/interop/*
 export default defineConfig({
   test: {
     projects: [
-      { test: { name: 'unit', include: ['test/**/*.test.ts'], exclude: slow } },
+      {
+        test: { name: 'unit', include: ['test/**/*.test.ts'], exclude: slow, testTimeout: 60_000, hookTimeout: 60_000 },
+      },
       {
         test: {
           name: 'slow',
