@@ -1,0 +1,211 @@
+/** One cell of the comparison with `qemu-img bench`: both programs in turn, A B A B, and what each costs. */
+import { execFileSync, spawnSync } from 'node:child_process'
+import fs from 'node:fs'
+import path from 'node:path'
+import { buildSync } from 'esbuild'
+
+export type Format = 'raw' | 'qcow2' | 'qed'
+
+export interface Cell {
+  readonly format: Format
+  /** Bytes of one request. */
+  readonly size: number
+  readonly random: boolean
+  readonly write: boolean
+  readonly depth: number
+  readonly cache: 'writeback' | 'none'
+}
+
+/** Medians: requests per second, and microseconds of CPU per request. */
+export interface Score {
+  readonly rate: number
+  readonly cpu: number
+}
+
+export interface Result {
+  readonly cell: Cell
+  readonly qemu: Score
+  /** The `aio` by which QEMU was best. */
+  readonly aio: string
+  readonly block86: Score
+}
+
+/** Bytes of the images' disk. */
+export const DISK = 256 << 20
+
+/** What a cell is called in tables. */
+export function cellName(cell: Cell): string {
+  const parts = [
+    cell.format.padEnd(5),
+    `${cell.size >> 10}K`.padStart(4),
+    cell.random ? 'random    ' : 'sequential',
+    cell.write ? 'write' : 'read ',
+    `depth ${String(cell.depth).padStart(2)}`,
+    cell.cache.padEnd(9),
+  ]
+  return parts.join(' ')
+}
+
+/** The arena: images full of data, and the tool as one file, in `folder`. */
+export class Contest {
+  readonly #folder: string
+  readonly #tool: string
+  readonly #idle: { qemu: number; block86: number }
+
+  constructor(folder: string, root: string) {
+    this.#folder = folder
+    const entry = path.join(folder, 'tool.ts')
+    this.#tool = path.join(root, '.cache', `bench-tool-${process.pid}.mjs`)
+    const verb = path.join(root, 'src/cli/img/bench.ts')
+    fs.writeFileSync(entry, `import { bench } from '${verb}'\nprocess.exitCode = await bench(process.argv.slice(2))\n`)
+    buildSync({
+      entryPoints: [entry],
+      outfile: this.#tool,
+      bundle: true,
+      platform: 'node',
+      format: 'esm',
+      packages: 'external',
+      absWorkingDir: root,
+      logLevel: 'error',
+    })
+    this.#makeImages()
+    const one = ['-c', '1', '-d', '1', '-f', 'raw', this.image('raw')]
+    this.#idle = {
+      qemu: this.#timed('qemu-img', ['bench', ...one]).cpu,
+      block86: this.#timed(process.execPath, [this.#tool, ...one]).cpu,
+    }
+  }
+
+  image(format: Format): string {
+    return path.join(this.#folder, `image.${format}`)
+  }
+
+  close(): void {
+    fs.rmSync(this.#tool, { force: true })
+  }
+
+  /** Plays one cell, `rounds` times in turn. */
+  play(cell: Cell, rounds: number): Result {
+    const count = Math.max(32, Math.min(cell.cache === 'none' ? 6000 : 60_000, Math.floor((512 << 20) / cell.size)))
+    const stride = cell.random ? Math.floor((DISK * 0.381966) / cell.size) * cell.size + cell.size : cell.size
+    const image = this.image(cell.format)
+    const args = ['-c', String(count), '-d', String(cell.depth), '-f', cell.format, '-s', String(cell.size)]
+    args.push('-S', String(stride), '-t', cell.cache, ...(cell.write ? ['-w', '--pattern=90'] : []))
+    const ways = cell.cache === 'none' ? ['threads', 'native', 'io_uring'] : ['threads', 'io_uring']
+    const rates = new Map<string, { rate: number; cpu: number }[]>([...ways, 'block86'].map((way) => [way, []]))
+    if (cell.cache === 'writeback') fs.readFileSync(image)
+    for (let round = 0; round < rounds; round++) {
+      for (const way of ways) {
+        for (const [name, program, first, idle] of [
+          [way, 'qemu-img', ['bench', '-i', way], this.#idle.qemu],
+          ['block86', process.execPath, [this.#tool], this.#idle.block86],
+        ] as const) {
+          if (name === 'block86' && way !== ways[0]) continue
+          if (cell.write) execFileSync('sync', [image])
+          const { seconds, cpu } = this.#timed(program, [...first, ...args, image])
+          rates.get(name)!.push({ rate: count / seconds, cpu: (Math.max(cpu - idle, 0) / count) * 1e6 })
+        }
+      }
+    }
+    const score = (way: string): Score => {
+      const runs = rates.get(way)!
+      return { rate: median(runs.map((run) => run.rate)), cpu: median(runs.map((run) => run.cpu)) }
+    }
+    const best = ways.reduce((a, b) => (score(b).rate > score(a).rate ? b : a))
+    return { cell, qemu: score(best), aio: best, block86: score('block86') }
+  }
+
+  /** Seconds of the run by its own account, and of CPU by the shell's. */
+  #timed(program: string, args: readonly string[]): { seconds: number; cpu: number } {
+    const shell = spawnSync('bash', ['-c', `TIMEFORMAT='cpu %U %S'; time "$0" "$@"`, program, ...args], {
+      encoding: 'utf8',
+    })
+    const seconds = /Run completed in ([\d.]+) seconds/.exec(shell.stdout)?.[1]
+    const cpu = /cpu ([\d.]+) ([\d.]+)/.exec(shell.stderr)
+    if (seconds === undefined || cpu === null) throw new Error(`${program} ${args.join(' ')} failed: ${shell.stderr}`)
+    return { seconds: Math.max(Number(seconds), 0.001), cpu: Number(cpu[1]) + Number(cpu[2]) }
+  }
+
+  #makeImages(): void {
+    const raw = this.image('raw')
+    const fd = fs.openSync(raw, 'w')
+    const bytes = Buffer.alloc(1 << 20)
+    for (let i = 0; i < bytes.length; i++) bytes[i] = (i * 31) ^ (i >> 8) || 1
+    for (let at = 0; at < DISK; at += bytes.length) fs.writeSync(fd, bytes)
+    fs.fsyncSync(fd)
+    fs.closeSync(fd)
+    for (const format of ['qcow2', 'qed'] as const) {
+      execFileSync('qemu-img', ['convert', '-f', 'raw', '-O', format, raw, this.image(format)])
+    }
+    execFileSync('sync', [this.#folder])
+  }
+}
+
+export function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b)
+  return sorted[sorted.length >> 1] ?? Number.NaN
+}
+
+/** How many times as fast block86 is. */
+export function ratio(result: Result): number {
+  return result.block86.rate / result.qemu.rate
+}
+
+export function geometricMean(values: readonly number[]): number {
+  return Math.exp(values.reduce((sum, value) => sum + Math.log(value), 0) / values.length)
+}
+
+/** All cells of some formats. */
+export function allCells(formats: readonly Format[]): Cell[] {
+  return formats.flatMap((format) =>
+    (['writeback', 'none'] as const).flatMap((cache) =>
+      [false, true].flatMap((write) =>
+        [false, true].flatMap((random) =>
+          [1, 32].flatMap((depth) =>
+            [4, 16, 64, 256].map((kib) => ({ format, size: kib << 10, random, write, depth, cache })),
+          ),
+        ),
+      ),
+    ),
+  )
+}
+
+/** Prints each result as it comes, then what they come to. */
+export function tabulate(contest: Contest, cells: readonly Cell[], rounds: number): Result[] {
+  console.log(`${'cell'.padEnd(49)}    QEMU/s  (aio)      block86/s  ratio   CPU us: QEMU  block86`)
+  const results = cells.map((cell) => {
+    const result = contest.play(cell, rounds)
+    const { qemu, block86, aio } = result
+    console.log(
+      `${cellName(cell).padEnd(46)} ${qemu.rate.toFixed(0).padStart(11)}  ${aio.padEnd(9)} ${block86.rate.toFixed(0).padStart(10)} ` +
+        `${ratio(result).toFixed(2).padStart(6)} ${qemu.cpu.toFixed(1).padStart(13)} ${block86.cpu.toFixed(1).padStart(8)}`,
+    )
+    return result
+  })
+  summarize(results)
+  return results
+}
+
+function summarize(results: readonly Result[]): void {
+  const lines: [string, readonly Result[]][] = [
+    ['all cells', results],
+    ['reads', results.filter(({ cell }) => !cell.write)],
+    ['writes', results.filter(({ cell }) => cell.write)],
+    [
+      'depth 1 reads from the page cache',
+      results.filter(({ cell }) => !cell.write && cell.depth === 1 && cell.cache === 'writeback'),
+    ],
+  ]
+  console.log()
+  for (const [name, part] of lines) {
+    if (part.length === 0) continue
+    const ratios = part.map(ratio)
+    console.log(`${name}: geometric mean ${geometricMean(ratios).toFixed(2)}, least ${Math.min(...ratios).toFixed(2)}`)
+  }
+  const below = results.filter((result) => ratio(result) < (result.cell.write ? 0.8 : 1))
+  console.log(below.length === 0 ? 'no cell falls short' : 'cells that fall short (reads of 1.0, writes of 0.8):')
+  for (const result of below) console.log(`  ${cellName(result.cell)} ${ratio(result).toFixed(2)}`)
+  const small = results.filter(({ cell }) => cell.size === 4096)
+  const dearer = small.filter(({ qemu, block86 }) => block86.cpu > qemu.cpu)
+  console.log(`CPU per 4 KiB request above QEMU's in ${dearer.length} of ${small.length} cells`)
+}
