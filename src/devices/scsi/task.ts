@@ -276,9 +276,10 @@ export class Task {
     const reply = saved.reply === null ? undefined : bytesOf(saved.reply, ANSWER_LIMIT)
     const collected = saved.collected === null ? undefined : bytesOf(saved.collected, ANSWER_LIMIT)
     const staged = saved.staged === null ? undefined : bytesOf(saved.staged, STAGED_LIMIT)
+    const sense = bytesOf(saved.sense, 252)
     this.status = numberOf(saved.status, 0xff)
     if (flagOf(saved.ended)) {
-      this.sense = bytesOf(saved.sense, 252)
+      this.sense = sense
       this.transferred = transferred
       this.#enter('status')
       return
