@@ -43,7 +43,7 @@ export class Machine {
     this.cpu = cpu
     this.#memory = new GuestRam(cpu)
     this.#slices = new Slices(cpu)
-    const windows = { wrote: () => this.#wrote(), failed }
+    const windows = { slices: this.#slices, wrote: () => this.#wrote(), failed }
     this.#ports = new Ports(cpu.io, windows)
     this.#mmio = new Mmio(cpu, windows)
     this.#interrupts = new Interrupts(cpu, this.#slices)
@@ -114,9 +114,13 @@ export class Machine {
    * long for that a slice lasts 100 ms, and until its end no answer of the host comes through. Whoever pages has interrupts.
    */
   #wrote(): void {
-    if (this.#slices.paging || this.#waiting) return
-    const waits = this.#sockets.map(({ device }) => device.drain()).filter((wait) => wait !== undefined)
-    if (waits.length === 0) return
+    if (this.#waiting) return
+    let waits: Promise<void>[] | undefined
+    for (const { device } of this.#sockets) {
+      const wait = device.drain()
+      if (wait !== undefined) (waits ??= []).push(wait)
+    }
+    if (waits === undefined) return
     this.#waiting = true
     this.#slices.hold()
     this.#slices.cut()

@@ -126,7 +126,7 @@ export class Mmio {
     }
     try {
       range.window.write(address - range.base, width, value)
-      this.#events.wrote()
+      if (!this.#events.slices.paging) this.#events.wrote()
     } catch (error) {
       this.#events.failed(error)
     }

@@ -7,7 +7,9 @@ const PORTS = 0x10000
 
 /** What whoever lays windows wants to know. */
 export interface WindowEvents {
-  /** A device has taken a write. */
+  /** Whether to be told of writes: a field, because string instructions ask for every word. */
+  readonly slices: { readonly paging: boolean }
+  /** A device has taken a write, of a guest that does not page. */
   wrote(): void
   /** A device threw, which no device should. */
   failed(error: unknown): void
@@ -99,59 +101,30 @@ export class Ports {
     const fits16 = offset + 2 <= window.size
     const fits32 = offset + 4 <= window.size
     const events = this.#events
+    const { slices } = events
+    const read = (width: number) => {
+      try {
+        return window.read(offset, width)
+      } catch (error) {
+        events.failed(error)
+        return -1
+      }
+    }
+    const write = (width: number, value: number) => {
+      try {
+        window.write(offset, width, value)
+        if (!slices.paging) events.wrote()
+      } catch (error) {
+        events.failed(error)
+      }
+    }
     return {
-      read8: () => {
-        try {
-          return window.read(offset, 1) & 0xff
-        } catch (error) {
-          events.failed(error)
-          return 0xff
-        }
-      },
-      read16: () => {
-        if (!fits16) return 0xffff
-        try {
-          return window.read(offset, 2) & 0xffff
-        } catch (error) {
-          events.failed(error)
-          return 0xffff
-        }
-      },
-      read32: () => {
-        if (!fits32) return -1
-        try {
-          return window.read(offset, 4) | 0
-        } catch (error) {
-          events.failed(error)
-          return -1
-        }
-      },
-      write8: (value) => {
-        try {
-          window.write(offset, 1, value & 0xff)
-          events.wrote()
-        } catch (error) {
-          events.failed(error)
-        }
-      },
-      write16: (value) => {
-        if (!fits16) return
-        try {
-          window.write(offset, 2, value & 0xffff)
-          events.wrote()
-        } catch (error) {
-          events.failed(error)
-        }
-      },
-      write32: (value) => {
-        if (!fits32) return
-        try {
-          window.write(offset, 4, value >>> 0)
-          events.wrote()
-        } catch (error) {
-          events.failed(error)
-        }
-      },
+      read8: () => read(1) & 0xff,
+      read16: fits16 ? () => read(2) & 0xffff : () => 0xffff,
+      read32: fits32 ? () => read(4) | 0 : () => -1,
+      write8: (value) => write(1, value & 0xff),
+      write16: fits16 ? (value) => write(2, value & 0xffff) : () => {},
+      write32: fits32 ? (value) => write(4, value >>> 0) : () => {},
       device: this,
     }
   }

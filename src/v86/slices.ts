@@ -15,6 +15,11 @@ export class Slices {
   #cut = false
   /** Whether the guest is executing, i.e. whether we were called by one of its instructions. */
   executing = false
+  /**
+   * Whether the guest translated addresses when its slice began: firmware, boot loaders and DOS do not. A field, and not looked up,
+   * because every write to a port asks.
+   */
+  paging = false
 
   constructor(cpu: V86Cpu) {
     this.#cpu = cpu
@@ -27,6 +32,7 @@ export class Slices {
         return HELD_MS
       }
       this.executing = true
+      this.paging = this.#translates()
       try {
         const sleep = run()
         return this.#cut ? this.#resume() : sleep
@@ -34,13 +40,6 @@ export class Slices {
         this.executing = false
       }
     }
-  }
-
-  /** Whether the guest translates addresses: firmware, boot loaders and DOS do not. */
-  get paging(): boolean {
-    if (this.#cr.length === 0) this.#cr = new Int32Array(this.#cpu.wasm_memory.buffer, this.#crAt, 1)
-    // CR0.PG is the sign bit.
-    return this.#cr[0]! < 0
   }
 
   /** From the end of its slice on the guest does not run, until {@link release} was called as often. */
@@ -59,6 +58,12 @@ export class Slices {
     if (!this.executing || this.#cpu.in_hlt[0] !== 0) return
     this.#cut = true
     this.#cpu.in_hlt[0] = 1
+  }
+
+  #translates(): boolean {
+    if (this.#cr.length === 0) this.#cr = new Int32Array(this.#cpu.wasm_memory.buffer, this.#crAt, 1)
+    // CR0.PG is the sign bit.
+    return this.#cr[0]! < 0
   }
 
   #resume(): number {

@@ -20,8 +20,9 @@ export class Channel {
   #selected: Drive | undefined
   #control = 0
   #intrq = false
-  /** Whether the controller decodes the channel's ports (IDETIM bit 15). */
-  decoded = true
+  /** The selected drive while the channel's ports are decoded: whose Data register it is. */
+  #data: Drive | undefined
+  #decoded = true
 
   /** A channel on legacy interrupt line `line`. */
   constructor(bus: Bus, line: number, busMasterEnabled: () => boolean) {
@@ -32,6 +33,16 @@ export class Channel {
 
   get drives(): readonly (Drive | undefined)[] {
     return this.#drives
+  }
+
+  /** Whether the controller decodes the channel's ports (IDETIM bit 15). */
+  get decoded(): boolean {
+    return this.#decoded
+  }
+
+  set decoded(decoded: boolean) {
+    this.#decoded = decoded
+    this.#data = decoded ? this.#selected : undefined
   }
 
   /** Puts a drive, made by `make`, on the cable. */
@@ -52,6 +63,7 @@ export class Channel {
   #select(unit: 0 | 1): void {
     this.#unit = unit
     this.#selected = this.#drives[unit]
+    this.#data = this.#decoded ? this.#selected : undefined
     this.#updateInterrupt()
   }
 
@@ -65,8 +77,18 @@ export class Channel {
 
   /** Reads 1, 2 or 4 bytes of the command block at `offset`, unsigned. */
   read(offset: number, width: number): number {
+    return offset === REG_DATA && this.#data !== undefined ? this.#data.readData(width) : this.#read(offset, width)
+  }
+
+  /** Writes 1, 2 or 4 bytes of the command block. */
+  write(offset: number, width: number, value: number): void {
+    if (offset !== REG_DATA) this.#write(offset, width, value)
+    else if (this.#data !== undefined) this.#data.writeData(width, value)
+  }
+
+  #read(offset: number, width: number): number {
     if (offset === REG_DATA) {
-      if (this.#selected !== undefined && this.decoded) return this.#selected.readData(width)
+      if (!this.#decoded) return 2 ** (8 * width) - 1
       return width === 4 ? 0xffff_ff7f : width === 2 ? 0xff7f : FLOATING
     }
     if (width === 1) return this.#readRegister(offset)
@@ -75,26 +97,21 @@ export class Channel {
     return value
   }
 
-  /** Writes 1, 2 or 4 bytes of the command block. */
-  write(offset: number, width: number, value: number): void {
-    if (!this.decoded) return
-    if (offset === REG_DATA) {
-      this.#selected?.writeData(width, value)
-      return
-    }
+  #write(offset: number, width: number, value: number): void {
+    if (!this.#decoded) return
     for (let i = 0; i < width && offset + i < 8; i++) this.#writeRegister(offset + i, (value >>> (8 * i)) & 0xff)
   }
 
   /** Reads the control block: Alternate Status, which answers no interrupt. */
   readControl(): number {
-    if (!this.decoded) return 0xff
+    if (!this.#decoded) return 0xff
     if (this.#selected !== undefined) return this.#selected.status
     return this.#absent(REG_STATUS)
   }
 
   /** Writes Device Control. */
   writeControl(value: number): void {
-    if (!this.decoded) return
+    if (!this.#decoded) return
     const before = this.#control
     this.#control = value
     if ((value & CONTROL_SRST & ~before) !== 0) {
@@ -107,7 +124,7 @@ export class Channel {
   }
 
   #readRegister(register: number): number {
-    if (!this.decoded) return 0xff
+    if (!this.#decoded) return 0xff
     const drive = this.#selected
     if (drive === undefined) return this.#absent(register)
     if (register === REG_STATUS) return drive.readStatus()
@@ -181,6 +198,7 @@ export class Channel {
     for (const index of [0, 1]) this.#drives[index]?.restore(drives[index])
     this.#unit = unit === 0 ? 0 : 1
     this.#selected = this.#drives[this.#unit]
+    this.#data = this.#decoded ? this.#selected : undefined
     this.#intrq = intrq
   }
 
