@@ -34,6 +34,7 @@ class Batch implements Engine {
   readonly durableWrites: boolean
   readonly #next: Engine
   #runs: Run[] = []
+  #inFlight = 0
   #scheduled: NodeJS.Immediate | undefined
 
   constructor(next: Engine) {
@@ -67,6 +68,12 @@ class Batch implements Engine {
   }
 
   #add(at: number, vector: IoVec, write: boolean, durable: boolean): Promise<void> {
+    // With nothing under way there is nothing to wait for: the first of a burst goes by itself, the rest join behind it.
+    if (this.#inFlight === 0 && this.#scheduled === undefined) {
+      const request = this.#go(write, durable, at, vector)
+      this.#next.submit?.()
+      return request
+    }
     return new Promise((resolve, reject) => {
       const part = { at, vector, resolve, reject }
       const end = at + vector.byteLength
@@ -92,23 +99,30 @@ class Batch implements Engine {
   #start(run: Run): void {
     const { parts } = run
     if (parts.length === 1) {
-      this.#go(run, run.at, parts[0]!.vector).then(parts[0]!.resolve, parts[0]!.reject)
+      this.#go(run.write, run.durable, run.at, parts[0]!.vector).then(parts[0]!.resolve, parts[0]!.reject)
       return
     }
-    this.#go(run, run.at, joinVec(parts.map((part) => part.vector))).then(
+    this.#go(run.write, run.durable, run.at, joinVec(parts.map((part) => part.vector))).then(
       () => {
         for (const part of parts) part.resolve()
       },
       () => {
         // One of them may be to blame: each is tried by itself, and has its own end.
-        for (const part of parts) this.#go(run, part.at, part.vector).then(part.resolve, part.reject)
+        for (const part of parts) this.#go(run.write, run.durable, part.at, part.vector).then(part.resolve, part.reject)
         this.#next.submit?.()
       },
     )
   }
 
-  #go(run: Run, at: number, vector: IoVec): Promise<void> {
-    return run.write ? this.#next.write(at, vector, run.durable) : this.#next.read(at, vector)
+  #go(write: boolean, durable: boolean, at: number, vector: IoVec): Promise<void> {
+    this.#inFlight++
+    const request = write ? this.#next.write(at, vector, durable) : this.#next.read(at, vector)
+    request.then(this.#ended, this.#ended)
+    return request
+  }
+
+  readonly #ended = (): void => {
+    this.#inFlight--
   }
 }
 
