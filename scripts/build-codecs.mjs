@@ -37,6 +37,13 @@ const has = (command, ...args) => {
 const run = (command, args, env = {}) =>
   execFileSync(command, args, { stdio: ['ignore', 'inherit', 'inherit'], env: { ...process.env, PATH: path, ...env } })
 
+/** The newest of Debian's linkers, where Rust came without its own. */
+function linker() {
+  const names = (existsSync('/usr/bin') ? readdirSync('/usr/bin') : []).filter((name) => /^wasm-ld(-\d+)?$/.test(name))
+  const version = (name) => Number(name.split('-')[2] ?? 0)
+  return names.sort((a, b) => version(b) - version(a))[0]
+}
+
 /** The toolchains that can build the crate, the pinned one first; `env` makes cargo use it. */
 function toolchain() {
   if (has('rustup', 'target', 'list', '--installed', '--toolchain', RUST)?.includes(TARGET))
@@ -47,7 +54,7 @@ function toolchain() {
     existsSync(join(library, TARGET, 'lib')) &&
     readdirSync(join(library, TARGET, 'lib')).some((name) => name.startsWith('libstd'))
   )
-    return { name: version.trim(), pinned: version.startsWith(`rustc ${RUST} `), env: {}, cargo: [] }
+    return { name: version.trim(), pinned: version.startsWith(`rustc ${RUST} `), env: {}, cargo: [], linker: linker() }
   if (existsSync(join(library, 'src/rust/library/std'))) {
     // wasm-pack looks for this folder; build-std then builds what would be in it.
     mkdirSync(join(library, TARGET, 'lib'), { recursive: true })
@@ -56,6 +63,7 @@ function toolchain() {
       pinned: false,
       env: { RUSTC_BOOTSTRAP: '1' },
       cargo: ['-Z', 'build-std=std,panic_abort'],
+      linker: linker(),
     }
   }
   return undefined
@@ -86,13 +94,14 @@ function install() {
 }
 
 /** Builds one flavour and returns its module and the declarations of its raw exports. */
-function pack(flavour, { env, cargo }) {
+function pack(flavour, { env, cargo, linker }) {
   const out = join(cache, `pkg-${flavour}`)
   const simd = flavour === 'simd'
   const flags = [
     `--remap-path-prefix=${workshop}=/codecs`,
     `--remap-path-prefix=${process.env.CARGO_HOME || join(homedir(), '.cargo')}=/cargo`,
     ...(simd ? ['-Ctarget-feature=+simd128'] : []),
+    ...(linker ? [`-Clinker=${linker}`] : []),
   ]
   rmSync(out, { recursive: true, force: true })
   run(

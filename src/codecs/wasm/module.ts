@@ -96,3 +96,13 @@ export function instance(length: number): Instance {
 export function ownInstance(): Instance {
   return new Instance(compiled())
 }
+
+/**
+ * What to throw for what the module threw: a trap leaves an instance in pieces, so the common one is given up. An allocation
+ * inside the module that failed is the one known cause.
+ */
+export function trapped(error: unknown): unknown {
+  if (!(error instanceof WebAssembly.RuntimeError)) return error
+  main = undefined
+  return new CodecError('ENOMEM', `Cannot get the memory that a codec needs: ${error.message}`)
+}

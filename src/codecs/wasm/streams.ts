@@ -1,7 +1,7 @@
 // Deflate and zstd by the module: whole buffers in, whole buffers out.
 
 import { CodecError, type Codecs, type DeflateOptions, type Framing } from '../contract.ts'
-import { type Instance, instance } from './module.ts'
+import { type Instance, instance, trapped } from './module.ts'
 
 /** How the module stopped; see `Stop` in crate/src/lib.rs. */
 const END = 0
@@ -10,16 +10,16 @@ const SHORT = 2
 
 const FRAMINGS: Record<Framing, number> = { raw: 0, zlib: 1, gzip: 2 }
 
-/** One decoder of the module: input at an address, output at another; returns how it stopped. */
-type Decoder = (it: Instance, from: number, length: number, to: number, room: number) => number
+/** A decoder or an encoder of the module: input at an address, output at another; returns how it stopped. */
+type Coder = (it: Instance, from: number, length: number, to: number, room: number) => number
 
-const inflater = (framing: Framing): Decoder => {
+const inflater = (framing: Framing): Coder => {
   const frame = FRAMINGS[framing]
   return (it, from, length, to, room) => it.exports.inflate(from, length, to, room, frame)
 }
 const inflaters = { raw: inflater('raw'), zlib: inflater('zlib'), gzip: inflater('gzip') }
 const unzstd =
-  (fill: number): Decoder =>
+  (fill: number): Coder =>
   (it, from, length, to, room) =>
     it.exports.zstd_decompress(from, length, to, room, fill)
 
@@ -35,13 +35,21 @@ function broken(what: string, stop: number): CodecError {
   )
 }
 
+const attempt = (coder: Coder, ...args: Parameters<Coder>): number => {
+  try {
+    return coder(...args)
+  } catch (error) {
+    throw trapped(error)
+  }
+}
+
 /** Decodes into `output` and returns the bytes written. */
-function decodeInto(decode: Decoder, what: string, input: Uint8Array, output: Uint8Array): number {
+function decodeInto(decode: Coder, what: string, input: Uint8Array, output: Uint8Array): number {
   const offset = align(input.length)
   const it = instance(offset + output.length)
   const at = it.lend(offset + output.length + 64)
   it.bytes.set(input, at)
-  const stop = decode(it, at, input.length, at + offset, output.length)
+  const stop = attempt(decode, it, at, input.length, at + offset, output.length)
   if (stop > FULL) throw broken(what, stop)
   const produced = it.exports.produced()
   output.set(it.bytes.subarray(at + offset, at + offset + produced))
@@ -49,14 +57,14 @@ function decodeInto(decode: Decoder, what: string, input: Uint8Array, output: Ui
 }
 
 /** Decodes all, with an output that grows from a guess until it fits or passes `maxSize`. */
-function decodeAll(decode: Decoder, what: string, input: Uint8Array, maxSize: number): Uint8Array {
+function decodeAll(decode: Coder, what: string, input: Uint8Array, maxSize: number): Uint8Array {
   if (!(maxSize >= 0)) throw new CodecError('EINVAL', `Cannot decompress to at most ${maxSize} bytes`)
   const offset = align(input.length)
   for (let room = Math.min(maxSize, Math.max(65536, input.length * 4)); ; room = Math.min(maxSize, room * 4)) {
     const it = instance(offset + room)
     const at = it.lend(offset + room + 64)
     it.bytes.set(input, at)
-    const stop = decode(it, at, input.length, at + offset, room)
+    const stop = attempt(decode, it, at, input.length, at + offset, room)
     if (stop === END) return it.bytes.slice(at + offset, at + offset + it.exports.produced())
     if (stop !== FULL) throw broken(what, stop)
     if (room === maxSize) throw new CodecError('EFBIG', `Cannot decompress: there are more than ${maxSize} bytes`)
@@ -64,18 +72,13 @@ function decodeAll(decode: Decoder, what: string, input: Uint8Array, maxSize: nu
 }
 
 /** Encodes into at most `maxSize` bytes, of `bound` that can be needed. */
-function encode(
-  run: (it: Instance, from: number, to: number, room: number) => number,
-  input: Uint8Array,
-  bound: number,
-  maxSize: number,
-): Uint8Array | undefined {
+function encode(run: Coder, input: Uint8Array, bound: number, maxSize: number): Uint8Array | undefined {
   const room = Math.max(0, Math.min(bound, maxSize))
   const offset = align(input.length)
   const it = instance(offset + room)
   const at = it.lend(offset + room + 64)
   it.bytes.set(input, at)
-  if (run(it, at, at + offset, room) !== END) return undefined
+  if (attempt(run, it, at, input.length, at + offset, room) !== END) return undefined
   return it.bytes.slice(at + offset, at + offset + it.exports.produced())
 }
 
@@ -94,7 +97,7 @@ const deflateWithin: Codecs['deflateWithin'] = (input, maxSize, options: Deflate
   const windowBits = inRange('windowBits', options.windowBits ?? 15, 9, 15)
   const framing = FRAMINGS[options.framing ?? 'raw']
   return encode(
-    (it, from, to, room) => it.exports.deflate(from, input.length, to, room, framing, level, windowBits),
+    (it, from, length, to, room) => it.exports.deflate(from, length, to, room, framing, level, windowBits),
     input,
     deflateBound(input.length),
     maxSize,
@@ -104,7 +107,7 @@ const deflateWithin: Codecs['deflateWithin'] = (input, maxSize, options: Deflate
 const zstdCompressWithin: Codecs['zstdCompressWithin'] = (input, maxSize, options = {}) => {
   const level = inRange('level', options.level ?? 3, 1, 19)
   return encode(
-    (it, from, to, room) => it.exports.zstd_compress(from, input.length, to, room, level),
+    (it, from, length, to, room) => it.exports.zstd_compress(from, length, to, room, level),
     input,
     zstdBound(input.length),
     maxSize,
