@@ -43,6 +43,8 @@ export interface Host {
   openFile(name: string, options?: FileOptions): Promise<BlockDriver>
   /** Makes a file of `size` bytes of zeroes, or empties the one that is there, unless someone has it open. */
   createFile(name: string, size: number, preallocation?: Preallocation): Promise<void>
+  /** Makes `to` a copy of the file `from` that shares its space, where the file system can (FICLONE); else false, and no file. */
+  cloneFile(from: string, to: string): Promise<boolean>
   /** A writable file of no size that nobody else sees and that vanishes when it is closed. */
   temporaryFile(): Promise<BlockDriver>
   /** The full name of `name`, relative to the file (not the folder) `base`, or to the current place. */

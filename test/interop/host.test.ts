@@ -311,6 +311,17 @@ describe.skipIf(libc() === undefined)('space', () => {
     await target.close()
   })
 
+  test('cloneFile shares the space or makes nothing', async () => {
+    const [from, to] = [folder.file('original.img'), folder.file('clone.img')]
+    fs.writeFileSync(from, Buffer.alloc(65536, 3))
+    const cloned = await host.cloneFile(from, to)
+    expect(fs.existsSync(to)).toBe(cloned)
+    if (cloned) same(fs.readFileSync(to), fs.readFileSync(from))
+    fs.writeFileSync(to, 'mine')
+    expect(['EEXIST', 'none']).toContain(await outcome(() => host.cloneFile(from, to)))
+    expect(fs.readFileSync(to, 'utf8')).toBe('mine')
+  })
+
   test('a file system without O_DIRECT is refused in one sentence', async () => {
     const error = await host.openFile('/sys/kernel/notes', { readOnly: true, direct: true }).catch((reason) => reason)
     expect(error.message).toMatch(/no O_DIRECT; use cache=writeback/)
@@ -324,5 +335,54 @@ describe.skipIf(libc() === undefined)('space', () => {
     await disk.write(2 ** 39, bytesVec(new Uint8Array(4096).fill(1)))
     await disk.close()
     expect(process.memoryUsage().rss).toBeLessThan(400 << 20)
+  })
+})
+
+const small = smallFileSystem()
+afterAll(() => small.free())
+
+/** A file system of 4 MiB, where this user may mount one. */
+function smallFileSystem(): { place?: string; free(): void } {
+  const place = folder.file('small')
+  fs.mkdirSync(place)
+  const made = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=4M', 'tmpfs', place])
+  return made.status === 0 ? { place, free: () => void spawnSync('umount', [place]) } : { free() {} }
+}
+
+describe.skipIf(small.place === undefined)('a host that runs out of space', () => {
+  for (const aio of ['threads', 'io_uring'] as const) {
+    test(`aio=${aio}: ENOSPC holds the write, and resume completes it when there is room`, async () => {
+      const ballast = path.join(small.place!, 'ballast')
+      fs.writeFileSync(ballast, Buffer.alloc(3 << 20))
+      const name = path.join(small.place!, 'image')
+      fs.writeFileSync(name, '')
+      fs.truncateSync(name, 3 << 20)
+      const disk = await openDisk(name, { format: 'raw', aio })
+      let stopped: string | undefined
+      const stop = new Promise<void>((resolve) => {
+        disk.onStop((error) => {
+          stopped = error.code
+          resolve()
+        })
+      })
+      const write = Promise.resolve(disk.write(0, bytesVec(new Uint8Array(2 << 20).fill(5))))
+      await stop
+      expect([stopped, disk.held]).toEqual(['ENOSPC', 1])
+      fs.unlinkSync(ballast)
+      disk.resume()
+      await write
+      await disk.close()
+      same(fs.readFileSync(name).subarray(0, 2 << 20), new Uint8Array(2 << 20).fill(5))
+      fs.unlinkSync(name)
+    })
+  }
+
+  test('werror=report gives the guest ENOSPC', async () => {
+    const name = path.join(small.place!, 'full')
+    fs.writeFileSync(name, '')
+    fs.truncateSync(name, 8 << 20)
+    const disk = await openDisk(name, { format: 'raw', werror: 'report' })
+    expect(await outcome(() => disk.write(0, bytesVec(new Uint8Array(8 << 20).fill(1))))).toBe('ENOSPC')
+    await disk.close()
   })
 })

@@ -12,6 +12,7 @@ export const host: Host = {
   protocols: [],
   openFile: noFiles,
   createFile: noFiles,
+  cloneFile: () => Promise.resolve(false),
   temporaryFile: () => Promise.resolve(new Memory(0)),
   resolveName(name, base) {
     try {

@@ -82,6 +82,20 @@ export async function createFile(path: string, size: number, preallocation: Prea
   await syncFolder(path)
 }
 
+/** Makes `to` a copy of `from` that shares its space; false, with nothing made, where the file system cannot. */
+export async function cloneFile(from: string, to: string): Promise<boolean> {
+  const { COPYFILE_EXCL, COPYFILE_FICLONE_FORCE } = fs.constants
+  try {
+    await promisify(fs.copyFile)(from, to, COPYFILE_EXCL | COPYFILE_FICLONE_FORCE)
+    await syncFolder(to)
+    return true
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code ?? ''
+    if (['ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EXDEV', 'EINVAL', 'ENOTTY'].includes(code)) return false
+    throw nodeError(error, `Cannot clone ${from} to ${to}`)
+  }
+}
+
 /** A writable file of no size in `folder` that has no name any more. */
 export async function temporaryFile(folder: string): Promise<FileDriver> {
   const path = join(folder, `block86-${process.pid}-${randomUUID()}.tmp`)

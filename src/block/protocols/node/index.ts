@@ -3,13 +3,14 @@ import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import type { Host } from '../../protocol.ts'
-import { createFile, openFile, temporaryFile } from './files.ts'
+import { cloneFile, createFile, openFile, temporaryFile } from './files.ts'
 import { nbd } from './nbd.ts'
 
 export const host: Host = {
   protocols: [nbd],
   openFile,
   createFile,
+  cloneFile,
   temporaryFile: () => temporaryFile(process.env.TMPDIR ?? os.tmpdir()),
   resolveName: (name, base) => path.resolve(base === undefined ? '.' : path.dirname(base), name),
   async isBelow(name, base) {
