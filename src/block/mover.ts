@@ -3,15 +3,20 @@ import type { BlockDevice, BlockDriver, Extent, ZeroOptions } from './device.ts'
 import { BlockError } from './error.ts'
 import type { Allocation, Image, Mapping } from './image.ts'
 import { bytesVec, type IoVec, zeroVec } from './iovec.ts'
-import { after, all, type Now, repeat, rescue } from './now.ts'
+import { after, all, always, type Now, repeat, rescue } from './now.ts'
 import { RangeLock } from './rangelock.ts'
 import { Traffic } from './traffic.ts'
+
+/** Buffers of a cluster that are kept. */
+const KEPT_BUFFERS = 4
 
 /** The disk that an image holds. Requests complete at once where the image and its files answer at once. */
 export class ImageDevice implements BlockDriver {
   readonly image: Image
   readonly name: string
   readonly #traffic: Traffic
+  /** For whole clusters on their way up; made once, for fresh memory costs more than the copy. */
+  readonly #buffers: Uint8Array[] = []
   /** Held over clusters while they are allocated, zeroed or discarded: one such change of a cluster at a time. */
   readonly #changing = new RangeLock()
 
@@ -27,6 +32,10 @@ export class ImageDevice implements BlockDriver {
 
   get readOnly(): boolean {
     return this.image.readOnly ?? this.image.allocate === undefined
+  }
+
+  get backing(): BlockDevice | undefined {
+    return this.image.backing
   }
 
   get discardGranularity(): number {
@@ -224,7 +233,6 @@ export class ImageDevice implements BlockDriver {
   #fill(space: Allocation, at: number, from: IoVec, loose: Promise<void>[]): Now<void> {
     const file = space.file ?? this.image.file
     const before = at - space.start
-    const behind = space.length - before - from.byteLength
     // Space of zeroes for what read as zeroes: a link without its data shows what was there, so the link need not wait,
     // and neither need the cluster's next writer.
     if (space.zeroed && (space.was === 'zero' || (space.was === 'hole' && !this.#backed(space.start)))) {
@@ -232,7 +240,7 @@ export class ImageDevice implements BlockDriver {
     }
     return after(
       rescue(
-        () => after(this.#whole(space, at, before, behind, from), (data) => file.write(space.at, data)),
+        () => this.#copyUp(space, at, from),
         (error) =>
           after(
             rescue(
@@ -248,21 +256,30 @@ export class ImageDevice implements BlockDriver {
     )
   }
 
-  /** All bytes for the space: `from`, with `before` and `after` bytes of what was around it. */
-  #whole(space: Allocation, at: number, before: number, behind: number, from: IoVec): Now<IoVec> {
-    if (before + behind === 0) return from
-    const bytes = new Uint8Array(space.length)
-    const tail = before + from.byteLength
-    from.gather(bytes.subarray(before, tail))
-    return after(this.#old(space, space.start, bytes.subarray(0, before)), () =>
-      after(this.#old(space, at + from.byteLength, bytes.subarray(tail)), () => bytesVec(bytes)),
+  /** Writes all bytes of the space: `from`, with what was there before around it. */
+  #copyUp(space: Allocation, at: number, from: IoVec): Now<void> {
+    const file = space.file ?? this.image.file
+    if (from.byteLength === space.length) return file.write(space.at, from)
+    const buffer = this.#buffers.pop() ?? new Uint8Array(this.image.clusterSize)
+    const bytes = buffer.length < space.length ? new Uint8Array(space.length) : buffer.subarray(0, space.length)
+    return always(
+      () =>
+        after(this.#old(space, bytes), () => {
+          from.gather(bytes.subarray(at - space.start, at - space.start + from.byteLength))
+          return file.write(space.at, bytesVec(bytes))
+        }),
+      () => {
+        if (this.#buffers.length < KEPT_BUFFERS) this.#buffers.push(buffer)
+      },
     )
   }
 
-  #old(space: Allocation, at: number, into: Uint8Array): Now<void> {
-    const there = Math.min(into.length, this.size - at)
-    if (there <= 0 || space.was === 'zero' || (space.was === 'hole' && !this.#backed(at))) return
-    return this.#read(at, bytesVec(into.subarray(0, there)))
+  /** What the range of the space shows now; zeroes after the disk's end. */
+  #old(space: Allocation, into: Uint8Array): Now<void> {
+    const shows = space.was === 'data' || (space.was === 'hole' && this.#backed(space.start))
+    const there = shows ? Math.max(0, Math.min(into.length, this.size - space.start)) : 0
+    into.fill(0, there)
+    if (there > 0) return this.#read(space.start, bytesVec(into.subarray(0, there)))
   }
 
   /** Whether the backing layer has anything at or after `at`. */
