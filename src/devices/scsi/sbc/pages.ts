@@ -120,7 +120,7 @@ export function diskVpdPages(unit: Described): VpdPage[] {
 // SPC-4 7.8.7, indexes less 4: HEADSUP, ORDSUP, SIMPSUP; V_SUP; LUICLR; minutes of an extended self-test
 function extendedInquiry({ medium }: Described): Uint8Array {
   const body = new Uint8Array(LENGTH)
-  body[1] = 0x10 | 0x07
+  body[1] = 0x07
   body[2] = medium?.writeCache ? 1 : 0
   body[3] = 1
   return body
