@@ -32,8 +32,9 @@ export class Slice extends Page {
   readonly #entries: number
   #bytes: Uint8Array | undefined
   #view: DataView | undefined
-  /** Pairs of (first entry + flags x 65536, host offset). */
+  /** Runs: host offset of the first entry; and in `#heads` its index, with the flags above 16 bits. */
   #runs: Float64Array | undefined
+  #heads: Uint32Array | undefined
   /** Some entry may point at metadata: each must be checked where it is used. */
   suspect = false
 
@@ -61,7 +62,7 @@ export class Slice extends Page {
   }
 
   get cost(): number {
-    return (this.#bytes?.length ?? 0) + (this.#runs?.byteLength ?? 0) + 256
+    return (this.#bytes?.length ?? 0) + (this.#runs?.length ?? 0) * 12 + 320
   }
 
   /** Whether it is held as runs. */
@@ -164,6 +165,7 @@ export class Slice extends Page {
     if (view === undefined || this.pinned) return false
     const most = this.#entries >> 2
     const runs: number[] = []
+    const heads: number[] = []
     for (let index = 0; index < this.#entries; ) {
       const count = this.stretch(index, this.#entries)
       if (this.flags & (COMPRESSED | MISPLACED) || runs.length >= most) return false
@@ -172,10 +174,12 @@ export class Slice extends Page {
         if (!plain && !(this.zeroes === ALL && this.allocated === 0)) return false
         if (this.zeroes !== 0) this.flags |= ZERO
       }
-      runs.push(index + this.flags * 65536, this.offset)
+      runs.push(this.offset)
+      heads.push(index + this.flags * 65536)
       index += count
     }
     this.#runs = new Float64Array(runs)
+    this.#heads = new Uint32Array(heads)
     this.#bytes = undefined
     this.#view = undefined
     return true
@@ -198,16 +202,16 @@ export class Slice extends Page {
   }
 
   #lookRuns(index: number): void {
-    const runs = this.#runs!
+    const heads = this.#heads!
     let low = 0
-    let high = runs.length >> 1
+    let high = heads.length
     while (high - low > 1) {
       const middle = (low + high) >> 1
-      if (runs[middle * 2]! % 65536 <= index) low = middle
+      if ((heads[middle]! & 0xffff) <= index) low = middle
       else high = middle
     }
-    const head = runs[low * 2]!
-    const offset = runs[low * 2 + 1]!
+    const head = heads[low]!
+    const offset = this.#runs![low]!
     this.flags = head >>> 16
     this.offset = this.flags & PRESENT ? offset + (index - (head & 0xffff)) * this.#clusterSize : 0
     if (this.#entryBits === 4) {
@@ -233,5 +237,6 @@ export class Slice extends Page {
     this.#bytes = bytes
     this.#view = view
     this.#runs = undefined
+    this.#heads = undefined
   }
 }
