@@ -1,4 +1,8 @@
-/** The host side by itself: `npm run bench -- host [--rounds=N]`: what is in use, how long a request holds the loop, raw against QEMU. */
+/**
+ * The host side by itself: `npm run bench -- host [--rounds=N] [--holds]`: what is in use, how long a request holds the event
+ * loop (with `--holds` no more than that), raw images against QEMU.
+ */
+import { execFileSync } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
 import { asDevice } from '../../src/block/device.ts'
@@ -16,6 +20,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const folder = temporaryFolder()
   try {
     await holds(folder.file('holds.img'))
+    if (args.includes('--holds')) return 0
     if (lacks('qemu-img')) return 1
     const rounds = Number(args.find((arg) => arg.startsWith('--rounds='))?.slice(9) ?? 3)
     const contest = new Contest(folder.path, path.resolve(process.cwd()))
@@ -48,10 +53,10 @@ async function holds(name: string): Promise<void> {
         const vector = bytesVec(new Uint8Array(memory.buffer, 0, length))
         const times: number[] = []
         const count = cold ? 100 : 200
-        if (!cold) for (let i = 0; i < count; i++) await device[kind]((i << 20) % size, vector)
+        if (!cold) for (let i = 0; i < count; i++) await device[kind]((i * 2 ** 20) % size, vector)
         for (let i = 0; i < count; i++) {
-          if (cold && i % 50 === 0) dropCaches()
-          const at = ((i * 37) << 20) % size
+          if (cold && i % 50 === 0) forget(name)
+          const at = (i * 37 * 2 ** 20) % size
           const start = process.hrtime.bigint()
           const request = device[kind](at, vector)
           times.push(Number(process.hrtime.bigint() - start) / 1000)
@@ -70,11 +75,7 @@ async function holds(name: string): Promise<void> {
   await device.close()
 }
 
-/** Lets the kernel forget all clean pages, where this user may. */
-function dropCaches(): void {
-  try {
-    fs.writeFileSync('/proc/sys/vm/drop_caches', '1')
-  } catch {
-    console.log('(the page cache cannot be dropped by this user: not cold)')
-  }
+/** Has the kernel drop the file's pages from its cache, as `dd` asks it to (posix_fadvise DONTNEED). */
+function forget(name: string): void {
+  execFileSync('dd', [`of=${name}`, 'oflag=nocache', 'conv=notrunc,fdatasync', 'count=0'], { stdio: 'ignore' })
 }

@@ -202,7 +202,7 @@ export async function bench(argv: readonly string[], out: Output = process.stdou
         `(starting at offset ${what.offset}, step size ${what.step})\n`,
     )
     if (what.flushInterval > 0) {
-      out.write(`Sending flush every ${what.flushInterval} ${what.drain ? '' : 'undrained '}requests\n`)
+      out.write(`Sending flush every ${what.flushInterval} requests\n`)
     }
     const seconds = await measure(device, what)
     out.write(`Run completed in ${seconds.toFixed(3)} seconds.\n`)

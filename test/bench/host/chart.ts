@@ -50,7 +50,7 @@ export function text(title: string, groups: readonly Group[]): string {
   const line = (who: string, value: number) =>
     `  ${who.padEnd(8)}${'#'.repeat(Math.round((value / top) * 50))} ${value.toFixed(0)}`
   return [
-    title + ', MiB/s',
+    `${title}, MiB/s`,
     ...groups.flatMap(({ name, qemu, block86 }) => [name, line('QEMU', qemu), line('block86', block86)]),
   ].join('\n')
 }
