@@ -14,6 +14,11 @@ import { type Addresses, IOV_MAX, rest } from './vector.ts'
 
 /** Longest read that is tried at once, bytes: copying more would hold up the guest's CPU for too long. */
 const READ_MAX = 1 << 20
+/**
+ * A read is tried in steps of this, bytes: where the page cache lacks something, the kernel begins to read ahead in the caller's
+ * time, and the more the longer the call.
+ */
+const READ_STEP = 128 << 10
 /** Most that one call of the kernel copies between files, bytes, so that it ends when it is wanted. */
 const COPY_STEP = 16 << 20
 
@@ -85,7 +90,7 @@ export class FileDriver implements BlockDriver {
   }
 
   read(at: number, into: IoVec): Now<void> {
-    const done = this.#readsNow && into.byteLength <= READ_MAX ? this.#readNow(at, into) : 0
+    const done = this.#readsNow && into.byteLength <= READ_MAX ? this.#readSteps(at, into) : 0
     if (done === into.byteLength) return
     return this.#track(this.#split(at + done, rest(into, done), (engine, start, part) => engine.read(start, part)))
   }
@@ -205,6 +210,18 @@ export class FileDriver implements BlockDriver {
     }
     await this.parts.tail.close()
     await closeLater(this.parts.fd)
+  }
+
+  #readSteps(at: number, into: IoVec): number {
+    const length = into.byteLength
+    if (length <= READ_STEP) return this.#readNow(at, into)
+    for (let done = 0; done < length; ) {
+      const wanted = Math.min(READ_STEP, length - done)
+      const read = this.#readNow(at + done, into.slice(done, done + wanted))
+      done += read
+      if (read < wanted) return done
+    }
+    return length
   }
 
   /** Reads what the page cache has, from the start on, and answers how many bytes that were. */

@@ -191,7 +191,7 @@ async function driver(path: string, fd: number, stat: fs.Stats, options: FileOpt
 /** The engine that the options name, or the best that works. */
 function engineFor(fd: number, path: string, options: FileOptions, addresses: Addresses | undefined): Engine {
   const shared = options.aio === 'threads' ? undefined : ring()
-  if (shared !== undefined && addresses !== undefined) return uring(shared, addresses, fd, path)
+  if (shared !== undefined && addresses !== undefined) return uring(shared, addresses, fd, path, !options.direct)
   if (options.aio === 'io_uring')
     throw new BlockError('ENOTSUP', `Cannot open ${path} with aio=io_uring: ${ringReason()}`)
   return threads(fd, path)

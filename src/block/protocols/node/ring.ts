@@ -27,6 +27,8 @@ const IO_URING_OP_SUPPORTED = 1
 /** struct io_uring_params: 10 words, then the offsets of the submission (at 40) and of the completion ring (at 80). */
 const PARAMS_SIZE = 120
 const SQE_WORDS = 16
+/** IOSQE_ASYNC, in the second byte of an entry: a worker does it from the start, not the submitter first. */
+const SQE_ASYNC = 1 << 12
 const SQE_USER_DATA = 8
 const CQE_WORDS = 4
 
@@ -48,6 +50,8 @@ export interface Operation {
   readonly length: number
   /** RWF_, IORING_FSYNC_ flags. */
   readonly flags: number
+  /** Whether even to begin it would take the submitter long. */
+  readonly slow?: boolean
   /** Pieces of memory of a READV or WRITEV, in place of `address` and `length`; at most IOV_MAX. */
   readonly pieces: number
   /** Called right before the request goes to the kernel, to look up its memory; false if it is not to go. */
@@ -206,7 +210,7 @@ export class Ring {
     const sqes = this.#sqes
     const at = (tail & this.#sqMask) * SQE_WORDS
     sqes.fill(0, at, at + SQE_WORDS)
-    sqes[at] = operation.opcode
+    sqes[at] = operation.opcode | (operation.slow ? SQE_ASYNC : 0)
     sqes[at + 1] = operation.fd
     sqes[at + 2] = operation.at
     sqes[at + 3] = operation.at / 2 ** 32

@@ -24,6 +24,7 @@ class Transfer implements Operation {
   pieces = 0
   readonly fd: number
   readonly flags: number
+  readonly slow: boolean
   at: number
   readonly #ring: Ring
   readonly #addresses: Addresses
@@ -38,7 +39,7 @@ class Transfer implements Operation {
 
   constructor(
     engine: { ring: Ring; addresses: Addresses; fd: number },
-    request: { at: number; vector: IoVec; write: boolean; flags: number; doing: () => string },
+    request: { at: number; vector: IoVec; write: boolean; slow: boolean; flags: number; doing: () => string },
     resolve: () => void,
     reject: (error: unknown) => void,
   ) {
@@ -49,6 +50,7 @@ class Transfer implements Operation {
     this.#vector = request.vector
     this.#write = request.write
     this.flags = request.flags
+    this.slow = request.slow
     this.#doing = request.doing
     this.#resolve = resolve
     this.#reject = reject
@@ -93,13 +95,20 @@ class Transfer implements Operation {
   }
 }
 
-/** The ring's engine for the open file `fd`, called `name` in messages. */
-export function uring(ring: Ring, addresses: Addresses, fd: number, name: string): Engine {
+/**
+ * Longest read through the page cache that the submitter begins himself, bytes: what the cache lacks he would allocate and ask
+ * the device for, in the event loop's time.
+ */
+const BEGIN_MAX = 64 << 10
+
+/** The ring's engine for the open file `fd`, called `name` in messages; `cached`: it goes through the page cache. */
+export function uring(ring: Ring, addresses: Addresses, fd: number, name: string, cached: boolean): Engine {
   const engine = { ring, addresses, fd }
   const transfer = (at: number, vector: IoVec, write: boolean, flags: number) =>
     new Promise<void>((resolve, reject) => {
       const doing = () => `Cannot ${write ? 'write' : 'read'} ${vector.byteLength} bytes at ${at} of ${name}`
-      new Transfer(engine, { at, vector, write, flags, doing }, resolve, reject)
+      const slow = cached && vector.byteLength > BEGIN_MAX
+      new Transfer(engine, { at, vector, write, slow, flags, doing }, resolve, reject)
     })
   return {
     name: 'io_uring',
