@@ -4,9 +4,9 @@ import type { Disk } from '../../block/disk.ts'
 import { errnoOf } from '../../block/error.ts'
 import type { IoVec } from '../../block/iovec.ts'
 import { after, type Now, repeat, rescue } from '../../block/now.ts'
+import { conditionOf } from './failure.ts'
 import { CheckCondition, type Condition, UNRECOVERED_READ_ERROR, WRITE_ERROR } from './sense.ts'
 import type { DataSink, DataSource } from './transfer.ts'
-import { conditionOf } from './unit.ts'
 
 /** Bytes that go to the disk as one request; more is split. */
 export const REQUEST_LIMIT = 16 << 20

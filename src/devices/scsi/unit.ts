@@ -1,5 +1,5 @@
 /** A logical unit: task set, unit attentions, allegiance, and the way of a command to its handler (SAM-5 4.6.15, SPC-4 5). */
-import { type Errno, errnoOf } from '../../block/error.ts'
+import { errnoOf } from '../../block/error.ts'
 import { all, type Now } from '../../block/now.ts'
 import type { Saved } from '../machine.ts'
 import {
@@ -9,28 +9,23 @@ import {
   STATUS_RESERVATION_CONFLICT,
   STATUS_TASK_SET_FULL,
 } from './command.ts'
+import { conditionOf, isFailure } from './failure.ts'
 import type { Identity } from './identity.ts'
-import { commandOf, conditionsOf, fieldsOf, flagOf, listOf, numberOf, saveSense, senseOf } from './saved.ts'
+import { Nexus } from './nexus.ts'
+import { commandOf, fieldsOf, flagOf, listOf } from './saved.ts'
 import {
   CheckCondition,
   COMMANDS_CLEARED_BY_ANOTHER_INITIATOR,
-  COMMUNICATION_FAILURE,
   type Condition,
   encodeSense,
-  INSUFFICIENT_RESOURCES,
   INTERNAL_TARGET_FAILURE,
   INVALID_MESSAGE_ERROR,
-  LBA_OUT_OF_RANGE,
-  MEDIUM_NOT_PRESENT,
   NEXUS_LOSS_OCCURRED,
   NO_ADDITIONAL_SENSE,
   OVERLAPPED_COMMANDS_ATTEMPTED,
   POWER_ON_OR_RESET,
   type Sense,
-  SPACE_ALLOCATION_FAILED,
-  TIMEOUT_ON_LOGICAL_UNIT,
   WRITE_ERROR,
-  WRITE_PROTECTED,
 } from './sense.ts'
 import type { PortFlags } from './spc/inquiry.ts'
 import { Stages } from './stage.ts'
@@ -40,42 +35,7 @@ import { TASK_LIMIT, TaskSet } from './taskset.ts'
 const REQUEST_SENSE = 0x03
 const INQUIRY = 0x12
 
-/** What a unit keeps for one initiator port. */
-interface Nexus {
-  readonly initiator: number
-  /** Unit attentions that it has not been told, oldest first. */
-  attentions: Condition[]
-  /** Sense data that waits for REQUEST SENSE: the nexus is in contingent allegiance. */
-  sense: Sense | undefined
-  /** An error of work that no task waited for, until a command can report it. */
-  deferred: Sense | undefined
-  /** Tasks that ended with CHECK CONDITION meanwhile. */
-  waiting: { readonly task: Task; readonly sense: Sense }[]
-}
-
-const ATTENTION_LIMIT = 16
 const NEXUS_LIMIT = 256
-
-// SPC-4 annex E: what a host's errno is to a guest; ECANCELED is not here, for nobody is told of it
-const CONDITION_OF: Readonly<Partial<Record<Errno, Condition>>> = {
-  ENOSPC: SPACE_ALLOCATION_FAILED,
-  EDQUOT: SPACE_ALLOCATION_FAILED,
-  EROFS: WRITE_PROTECTED,
-  EACCES: WRITE_PROTECTED,
-  EPERM: WRITE_PROTECTED,
-  EINVAL: LBA_OUT_OF_RANGE,
-  ENOMEM: INSUFFICIENT_RESOURCES,
-  EBUSY: INSUFFICIENT_RESOURCES,
-  ENOMEDIUM: MEDIUM_NOT_PRESENT,
-  ETIMEDOUT: TIMEOUT_ON_LOGICAL_UNIT,
-  ECONNRESET: COMMUNICATION_FAILURE,
-  ESHUTDOWN: COMMUNICATION_FAILURE,
-}
-
-/** The condition that tells a guest of a block layer's error; `otherwise` for a plain failure of the medium. */
-export function conditionOf(error: unknown, otherwise: Condition): Condition {
-  return CONDITION_OF[errnoOf(error)] ?? otherwise
-}
 
 /** What is common to all logical units. */
 export abstract class LogicalUnit implements TaskOwner {
@@ -129,13 +89,13 @@ export abstract class LogicalUnit implements TaskOwner {
   /** Establishes a unit attention for every initiator port but `except`. */
   attention(condition: Condition, except?: number): void {
     for (const nexus of this.#nexuses.values()) {
-      if (nexus.initiator !== except) this.#establish(nexus, condition)
+      if (nexus.initiator !== except) nexus.establish(condition)
     }
   }
 
   /** Establishes a unit attention for one initiator port. */
   attentionFor(initiator: number, condition: Condition): void {
-    this.#establish(this.#nexus(initiator), condition)
+    this.#nexus(initiator).establish(condition)
   }
 
   /** The oldest unit attention of an initiator port; `take` clears it. */
@@ -179,27 +139,13 @@ export abstract class LogicalUnit implements TaskOwner {
   /** What the unit keeps for its initiator ports; a kind of unit adds to it. Tasks are saved by whoever sent them. */
   save(): Saved {
     return {
-      nexuses: [...this.#nexuses.values()].map(({ initiator, attentions, sense, deferred }) => ({
-        initiator,
-        attentions,
-        sense: saveSense(sense),
-        deferred: saveSense(deferred),
-      })),
+      nexuses: [...this.#nexuses.values()].map((nexus) => nexus.save()),
     }
   }
 
   /** Takes up a saved state of the same kind of unit; throws RangeError for anything else. */
   restore(state: Saved): Now<void> {
-    const nexuses = listOf(fieldsOf(state).nexuses, NEXUS_LIMIT).map((one): Nexus => {
-      const saved = fieldsOf(one)
-      return {
-        initiator: numberOf(saved.initiator),
-        attentions: conditionsOf(saved.attentions, ATTENTION_LIMIT),
-        sense: senseOf(saved.sense),
-        deferred: senseOf(saved.deferred),
-        waiting: [],
-      }
-    })
+    const nexuses = listOf(fieldsOf(state).nexuses, NEXUS_LIMIT).map((saved) => Nexus.of(saved))
     this.#nexuses.clear()
     for (const nexus of nexuses) this.#nexuses.set(nexus.initiator, nexus)
   }
@@ -261,10 +207,7 @@ export abstract class LogicalUnit implements TaskOwner {
    * initiator port gets `condition`. Completes when no memory of the guest is touched any more.
    */
   reset(condition: Condition): Now<void> {
-    for (const nexus of this.#nexuses.values()) {
-      nexus.sense = undefined
-      nexus.waiting = []
-    }
+    for (const nexus of this.#nexuses.values()) nexus.forget()
     const aborted = this.#abort(() => true)
     for (const nexus of this.#nexuses.values()) nexus.attentions = [condition]
     return all([aborted, this.resetUnit()])
@@ -273,9 +216,8 @@ export abstract class LogicalUnit implements TaskOwner {
   /** Loss of the nexus (SAM-5 6.3.4): the initiator port's tasks are gone, and it is told so when it comes again. */
   nexusLoss(initiator: number): Now<void> {
     const nexus = this.#nexus(initiator)
-    nexus.sense = undefined
-    nexus.waiting = []
-    this.#establish(nexus, NEXUS_LOSS_OCCURRED)
+    nexus.forget()
+    nexus.establish(NEXUS_LOSS_OCCURRED)
     return this.abortTaskSet(initiator)
   }
 
@@ -386,24 +328,10 @@ export abstract class LogicalUnit implements TaskOwner {
   #nexus(initiator: number): Nexus {
     let nexus = this.#nexuses.get(initiator)
     if (nexus === undefined) {
-      const attention = this.powerOnAttention()
-      nexus = {
-        initiator,
-        attentions: attention ? [attention] : [],
-        sense: undefined,
-        deferred: undefined,
-        waiting: [],
-      }
+      nexus = new Nexus(initiator, this.powerOnAttention())
       this.#nexuses.set(initiator, nexus)
     }
     return nexus
-  }
-
-  #establish(nexus: Nexus, condition: Condition): void {
-    const { attentions } = nexus
-    if (attentions.some((other) => other[1] === condition[1] && other[2] === condition[2])) return
-    // SAM-5 5.14.2: a reset says it all
-    if (attentions.length < ATTENTION_LIMIT) attentions.push(condition)
   }
 
   #endAllegiance(nexus: Nexus): void {
@@ -451,9 +379,4 @@ function whole(command: Command, row: Row | undefined): Command {
   const padded = new Uint8Array(length)
   padded.set(cdb)
   return { ...command, cdb: padded }
-}
-
-/** Whether a thrown thing is a failure that the block layer reports, not a mistake of this program. */
-function isFailure(error: unknown): boolean {
-  return typeof error === 'object' && error !== null && 'code' in error
 }

@@ -14,30 +14,18 @@ import {
   RESERVATIONS_RELEASED,
 } from '../sense.ts'
 import type { Task } from '../task.ts'
-
-// SPC-4 table 66: persistent reservation types
-const WRITE_EXCLUSIVE = 0x1
-const EXCLUSIVE_ACCESS = 0x3
-const WRITE_EXCLUSIVE_REGISTRANTS_ONLY = 0x5
-const EXCLUSIVE_ACCESS_REGISTRANTS_ONLY = 0x6
-const WRITE_EXCLUSIVE_ALL_REGISTRANTS = 0x7
-const EXCLUSIVE_ACCESS_ALL_REGISTRANTS = 0x8
-
-const TYPES: readonly number[] = [
-  WRITE_EXCLUSIVE,
-  EXCLUSIVE_ACCESS,
-  WRITE_EXCLUSIVE_REGISTRANTS_ONLY,
-  EXCLUSIVE_ACCESS_REGISTRANTS_ONLY,
-  WRITE_EXCLUSIVE_ALL_REGISTRANTS,
-  EXCLUSIVE_ACCESS_ALL_REGISTRANTS,
-]
-const ofAllRegistrants = (type: number): boolean => type >= WRITE_EXCLUSIVE_ALL_REGISTRANTS
-const ofRegistrants = (type: number): boolean => type >= WRITE_EXCLUSIVE_REGISTRANTS_ONLY
-const letsRead = (type: number): boolean =>
-  type === WRITE_EXCLUSIVE || type === WRITE_EXCLUSIVE_REGISTRANTS_ONLY || type === WRITE_EXCLUSIVE_ALL_REGISTRANTS
-
-/** TYPE MASK of REPORT CAPABILITIES (SPC-4 table 185). */
-const TYPE_MASK = 0xea01
+import {
+  capabilitiesData,
+  fullStatusData,
+  keysData,
+  letsRead,
+  ofAllRegistrants,
+  ofRegistrants,
+  type Reservation,
+  type ReservationData,
+  reservationData,
+  TYPES,
+} from './reservationdata.ts'
 
 const REGISTRATION_LIMIT = 256
 const LIST_LENGTH = 24
@@ -50,12 +38,6 @@ const SPEC_I_PT = 1 << 3
 export interface Reserved {
   attentionFor(initiator: number, condition: Condition): void
   abortOthers(initiator: number, which: (task: Task) => boolean): Now<void>
-}
-
-/** What is kept of a reservation; `holder` is anyone registered for the types of all registrants. */
-interface Reservation {
-  readonly holder: number
-  readonly type: number
 }
 
 /** All of a unit's reservations. Persistent ones outlast resets, not a loss of power (no APTPL). */
@@ -108,8 +90,16 @@ export class Reservations {
       throw new RangeError('this is no state of reservations')
     }
     const [count, kind, by, old] = numbers as [number, number, number, number]
+    const registered: [number, bigint][] = []
+    for (let i = 0; i < keys.length; i += 2) {
+      const [initiator, key] = [keys[i], keys[i + 1]]
+      if (!Number.isInteger(initiator) || typeof key !== 'string' || !/^[0-9a-f]{1,16}$/.test(key)) {
+        throw new RangeError('this is no registration')
+      }
+      registered.push([initiator as number, BigInt(`0x${key}`)])
+    }
     this.#keys.clear()
-    for (let i = 0; i < keys.length; i += 2) this.#keys.set(Number(keys[i]), BigInt(`0x${String(keys[i + 1])}`))
+    for (const [initiator, key] of registered) this.#keys.set(initiator, key)
     this.#generation = count
     this.#reservation = TYPES.includes(kind) ? { type: kind, holder: by } : undefined
     this.#reservedBy = old < 0 ? undefined : old
@@ -117,178 +107,53 @@ export class Reservations {
 
   /** PERSISTENT RESERVE IN and OUT, RESERVE and RELEASE. */
   commands(): CommandSpec[] {
-    const reserveIn = { opcode: 0x5e, access: 'any' } as const
-    const reserveOut = { opcode: 0x5f, access: 'any' } as const
-    const flat = '5e 1f 00 00 00 00 00 ff ff 00'
-    const typed = '5f 1f ff 00 00 ff ff ff ff 00'
-    const untyped = '5f 1f 00 00 00 ff ff ff ff 00'
+    const persistent = (
+      opcode: number,
+      usage: string,
+      actions: readonly (readonly [name: string, action: number, run: (task: Task) => void])[],
+    ) =>
+      actions.map(([name, action, run]): CommandSpec => {
+        const command = `PERSISTENT RESERVE ${opcode === RESERVE_IN ? 'IN' : 'OUT'}, ${name}`
+        return { name: command, opcode, action, usage, access: 'any', run }
+      })
     const reply = (bytes: () => Uint8Array) => (task: Task) => task.reply(bytes(), u16(task.cdb, 7))
     const out = (run: (list: Uint8Array, task: Task) => Now<boolean>) => (task: Task) => this.#out(task, run)
+    const old = (name: string, opcode: number, usage: string, run: (task: Task) => void): CommandSpec => {
+      return { name, opcode, usage, access: 'any', run }
+    }
     return [
-      {
-        ...reserveIn,
-        name: 'PERSISTENT RESERVE IN, READ KEYS',
-        action: 0,
-        usage: flat,
-        run: reply(() => this.#readKeys()),
-      },
-      {
-        ...reserveIn,
-        name: 'PERSISTENT RESERVE IN, READ RESERVATION',
-        action: 1,
-        usage: flat,
-        run: reply(() => this.#readReservation()),
-      },
-      {
-        ...reserveIn,
-        name: 'PERSISTENT RESERVE IN, REPORT CAPABILITIES',
-        action: 2,
-        usage: flat,
-        run: reply(capabilities),
-      },
-      {
-        ...reserveIn,
-        name: 'PERSISTENT RESERVE IN, READ FULL STATUS',
-        action: 3,
-        usage: flat,
-        run: reply(() => this.#readFullStatus()),
-      },
-      {
-        ...reserveOut,
-        name: 'PERSISTENT RESERVE OUT, REGISTER',
-        action: 0,
-        usage: untyped,
-        run: out((list, task) => this.#register(list, task, false)),
-      },
-      {
-        ...reserveOut,
-        name: 'PERSISTENT RESERVE OUT, RESERVE',
-        action: 1,
-        usage: typed,
-        run: out((list, task) => this.#reserve(list, task)),
-      },
-      {
-        ...reserveOut,
-        name: 'PERSISTENT RESERVE OUT, RELEASE',
-        action: 2,
-        usage: typed,
-        run: out((list, task) => this.#release(list, task)),
-      },
-      {
-        ...reserveOut,
-        name: 'PERSISTENT RESERVE OUT, CLEAR',
-        action: 3,
-        usage: untyped,
-        run: out((list, task) => this.#clear(list, task)),
-      },
-      {
-        ...reserveOut,
-        name: 'PERSISTENT RESERVE OUT, PREEMPT',
-        action: 4,
-        usage: typed,
-        run: out((list, task) => this.#preempt(list, task, false)),
-      },
-      {
-        ...reserveOut,
-        name: 'PERSISTENT RESERVE OUT, PREEMPT AND ABORT',
-        action: 5,
-        usage: typed,
-        run: out((list, task) => this.#preempt(list, task, true)),
-      },
-      {
-        ...reserveOut,
-        name: 'PERSISTENT RESERVE OUT, REGISTER AND IGNORE EXISTING KEY',
-        action: 6,
-        usage: untyped,
-        run: out((list, task) => this.#register(list, task, true)),
-      },
-      {
-        name: 'RESERVE(6)',
-        opcode: 0x16,
-        usage: '16 00 00 00 00 00',
-        access: 'any',
-        run: (task) => this.#reserveOld(task),
-      },
-      {
-        name: 'RELEASE(6)',
-        opcode: RELEASE_6,
-        usage: '17 00 00 00 00 00',
-        access: 'any',
-        run: (task) => this.#releaseOld(task),
-      },
-      {
-        name: 'RESERVE(10)',
-        opcode: 0x56,
-        usage: '56 00 00 00 00 00 00 00 00 00',
-        access: 'any',
-        run: (task) => this.#reserveOld(task),
-      },
-      {
-        name: 'RELEASE(10)',
-        opcode: RELEASE_10,
-        usage: '57 00 00 00 00 00 00 00 00 00',
-        access: 'any',
-        run: (task) => this.#releaseOld(task),
-      },
+      ...persistent(RESERVE_IN, '5e 1f 00 00 00 00 00 ff ff 00', [
+        ['READ KEYS', 0, reply(() => keysData(this.#data()))],
+        ['READ RESERVATION', 1, reply(() => reservationData(this.#data()))],
+        ['REPORT CAPABILITIES', 2, reply(capabilitiesData)],
+        ['READ FULL STATUS', 3, reply(() => fullStatusData(this.#data(), (initiator) => this.#holds(initiator)))],
+      ]),
+      ...persistent(RESERVE_OUT, '5f 1f 00 00 00 ff ff ff ff 00', [
+        ['REGISTER', 0, out((list, task) => this.#register(list, task, false))],
+        ['CLEAR', 3, out((list, task) => this.#clear(list, task))],
+        ['REGISTER AND IGNORE EXISTING KEY', 6, out((list, task) => this.#register(list, task, true))],
+      ]),
+      ...persistent(RESERVE_OUT, '5f 1f ff 00 00 ff ff ff ff 00', [
+        ['RESERVE', 1, out((list, task) => this.#reserve(list, task))],
+        ['RELEASE', 2, out((list, task) => this.#release(list, task))],
+        ['PREEMPT', 4, out((list, task) => this.#preempt(list, task, false))],
+        ['PREEMPT AND ABORT', 5, out((list, task) => this.#preempt(list, task, true))],
+      ]),
+      old('RESERVE(6)', 0x16, '16 00 00 00 00 00', (task) => this.#reserveOld(task)),
+      old('RELEASE(6)', RELEASE_6, '17 00 00 00 00 00', (task) => this.#releaseOld(task)),
+      old('RESERVE(10)', 0x56, '56 00 00 00 00 00 00 00 00 00', (task) => this.#reserveOld(task)),
+      old('RELEASE(10)', RELEASE_10, '57 00 00 00 00 00 00 00 00 00', (task) => this.#releaseOld(task)),
     ]
+  }
+
+  #data(): ReservationData {
+    return { generation: this.#generation, keys: this.#keys, reservation: this.#reservation }
   }
 
   #holds(initiator: number): boolean {
     const reservation = this.#reservation
     if (reservation === undefined) return false
     return ofAllRegistrants(reservation.type) ? this.#keys.has(initiator) : reservation.holder === initiator
-  }
-
-  // SPC-4 6.15.2 to 6.15.5
-
-  #readKeys(): Uint8Array {
-    const bytes = new Uint8Array(8 + 8 * this.#keys.size)
-    const view = new DataView(bytes.buffer)
-    view.setUint32(0, this.#generation)
-    view.setUint32(4, 8 * this.#keys.size)
-    let at = 8
-    for (const key of this.#keys.values()) {
-      view.setBigUint64(at, key)
-      at += 8
-    }
-    return bytes
-  }
-
-  #readReservation(): Uint8Array {
-    const reservation = this.#reservation
-    const bytes = new Uint8Array(reservation === undefined ? 8 : 24)
-    const view = new DataView(bytes.buffer)
-    view.setUint32(0, this.#generation)
-    if (reservation === undefined) return bytes
-    view.setUint32(4, 16)
-    // Of all registrants, nobody's key is the holder's
-    if (!ofAllRegistrants(reservation.type)) view.setBigUint64(8, this.#keys.get(reservation.holder) ?? 0n)
-    bytes[21] = reservation.type
-    return bytes
-  }
-
-  #readFullStatus(): Uint8Array {
-    const each = 24 + TRANSPORT_ID
-    const bytes = new Uint8Array(8 + each * this.#keys.size)
-    const view = new DataView(bytes.buffer)
-    view.setUint32(0, this.#generation)
-    view.setUint32(4, each * this.#keys.size)
-    let at = 8
-    for (const [initiator, key] of this.#keys) {
-      view.setBigUint64(at, key)
-      if (this.#holds(initiator)) {
-        bytes[at + 12] = 1
-        bytes[at + 13] = this.#reservation!.type
-      }
-      view.setUint16(at + 18, 1)
-      view.setUint32(at + 20, TRANSPORT_ID)
-      // SPC-4 7.6.4.3: a TransportID of a parallel bus is the SCSI id, and the port that it is known by
-      bytes[at + 24] = 0x01
-      view.setUint16(at + 26, initiator)
-      view.setUint16(at + 30, 1)
-      at += each
-    }
-    return bytes
   }
 
   // SPC-4 6.16
@@ -425,9 +290,10 @@ export class Reservations {
   }
 }
 
+const RESERVE_IN = 0x5e
+const RESERVE_OUT = 0x5f
 const RELEASE_6 = 0x17
 const RELEASE_10 = 0x57
-const TRANSPORT_ID = 24
 
 function keyAt(list: Uint8Array, at: number): bigint {
   return new DataView(list.buffer, list.byteOffset).getBigUint64(at)
@@ -439,14 +305,4 @@ function checkedType(cdb: Uint8Array): number {
   const type = cdb[2]! & 0x0f
   if (!TYPES.includes(type)) throw invalidCdb(2, 3)
   return type
-}
-
-// SPC-4 6.15.4: TMV, ALLOW COMMANDS 001b, the type mask; no CRH, SIP_C, ATP_C or PTPL_C
-function capabilities(): Uint8Array {
-  const bytes = new Uint8Array(8)
-  bytes[1] = 8
-  bytes[3] = 0x80 | (1 << 4)
-  bytes[4] = TYPE_MASK >>> 8
-  bytes[5] = TYPE_MASK & 0xff
-  return bytes
 }
