@@ -23,6 +23,7 @@ const variants: [string, FileOptions][] = [
   ['a file', {}],
   ['a file with aio=threads, never at once', { aio: 'threads', immediate: false }],
   ['a file with aio=io_uring, never at once', { aio: 'io_uring', immediate: false }],
+  ['a file with O_DIRECT', { direct: true }],
   ['a file with O_DIRECT and aio=threads', { aio: 'threads', direct: true }],
   ['a file with O_DIRECT and aio=io_uring', { aio: 'io_uring', direct: true }],
 ]

@@ -15,6 +15,7 @@ import { libc } from './libc.ts'
 import { lockImage, refuseIfUsed } from './lock.ts'
 import { measure } from './medium.ts'
 import { ring, ringReason } from './ring.ts'
+import { spread } from './spread.ts'
 import { threads } from './threads.ts'
 import { uring } from './uring.ts'
 import { Addresses } from './vector.ts'
@@ -191,7 +192,10 @@ async function driver(path: string, fd: number, stat: fs.Stats, options: FileOpt
 /** The engine that the options name, or the best that works. */
 function engineFor(fd: number, path: string, options: FileOptions, addresses: Addresses | undefined): Engine {
   const shared = options.aio === 'threads' ? undefined : ring()
-  if (shared !== undefined && addresses !== undefined) return uring(shared, addresses, fd, path, !options.direct)
+  if (shared !== undefined && addresses !== undefined) {
+    const engine = uring(shared, addresses, fd, path, !options.direct)
+    return options.direct && options.aio === undefined ? spread(engine, threads(fd, path)) : engine
+  }
   if (options.aio === 'io_uring')
     throw new BlockError('ENOTSUP', `Cannot open ${path} with aio=io_uring: ${ringReason()}`)
   return threads(fd, path)
