@@ -28,8 +28,11 @@ describe('a barrier that is left out', () => {
     ['links', 'copy-up over a backing file'],
     ['commit', 'allocating and overwriting writes'],
     ['flush', 'overwriting writes'],
+    ['links', 'lazy refcounts'],
+    ['header', 'resize'],
+    ['shadow', 'snapshots'],
   ] as const) {
-    test(`qcow2: ${barrier}`, async () => {
+    test(`qcow2: ${barrier}, ${name}`, async () => {
       const workload = workloads.find((each) => each.name === name)!
       const recording = await record(workload, seed, {
         barrier: (which, flush) => (which === barrier ? undefined : flush()),

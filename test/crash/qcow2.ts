@@ -36,6 +36,8 @@ const KB = 1024
 const FIRST_VERSION = 7
 /** What a guest's owner does to its image now and then, and what a crash state must show of it. */
 export interface Owner {
+  /** Before the guest runs. */
+  begin?(): Promise<void>
   act(): Promise<void>
   inspect(disk: BlockDevice, now: number): Promise<string | undefined>
 }
@@ -95,6 +97,33 @@ const snapshots: MakeOwner = ({ disk, recorder, model, random }) => {
         if (wrong !== undefined) return `snapshot ${snapshot.id}: ${wrong}`
       }
       return found.size > 0 ? `unknown snapshots ${[...found].join(', ')}` : undefined
+    },
+  }
+}
+
+/** Keeps a bitmap of all writes to a disk of zeroes, and stores it now and then. */
+const bitmaps: MakeOwner = ({ disk, recorder }) => {
+  const qcow2 = (disk.driver as ImageDevice).image as Qcow2Image
+  let added = NEVER
+  return {
+    async begin() {
+      await qcow2.bitmaps.add('writes', SECTOR)
+      added = recorder.now++
+    },
+    act: () => qcow2.bitmaps.enable('writes', true),
+    async inspect(disk, now) {
+      const { bitmaps } = (disk.driver as ImageDevice).image as Qcow2Image
+      const entry = bitmaps.list.find(({ name }) => name === 'writes')
+      if (entry === undefined) return added < now ? 'the bitmap is lost' : undefined
+      if (entry.flags & 1) return undefined // in use: it says itself that it is not to be trusted
+      const bits = await bitmaps.bits('writes')
+      const content = new Uint8Array(disk.size)
+      await disk.read(0, bytesVec(content))
+      for (let sector = 0; sector < disk.size / SECTOR; sector++) {
+        const written = content.subarray(sector * SECTOR, (sector + 1) * SECTOR).some((byte) => byte !== 0)
+        if (written && ((bits[sector >> 3]! >> (sector & 7)) & 1) === 0) return `the bitmap lacks sector ${sector}`
+      }
+      return undefined
     },
   }
 }
@@ -234,6 +263,15 @@ export const workloads: readonly Workload[] = [
     owner: resizes,
   },
   {
+    name: 'bitmaps',
+    shape: { clusterSize: 512 },
+    size: 64 * KB,
+    mix: { write: 6, flush: 1, special: 1 },
+    requests: 100,
+    depth: 4,
+    owner: bitmaps,
+  },
+  {
     name: 'resize over a backing file',
     shape: { clusterSize: 4096, backingFile: 'backing', backingFmt: 'raw' },
     size: 128 * KB,
@@ -270,6 +308,7 @@ export async function record(workload: Workload, seed: number, plant: Partial<Qc
   )
   const { disk } = await openImage(recorder, { ...backed(), ...plant })
   const owner = workload.owner?.({ disk, recorder, model, random })
+  await owner?.begin?.()
   const guest = { disk, recorder, model, random, clusterSize, ...workload }
   await runGuest(owner === undefined ? guest : { ...guest, special: () => owner.act() })
   await disk.close()

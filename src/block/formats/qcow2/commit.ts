@@ -10,9 +10,12 @@ import { COMPATIBLE_LAZY_REFCOUNTS, fixedBytes, type Header, INCOMPATIBLE_DIRTY 
 import type { CountPatches, Refcounts } from './refcounts.ts'
 
 /** The points of a commit where what was written so far must be durable before what follows. */
-export const BARRIERS = ['dirty', 'blocks', 'table', 'links', 'commit', 'header', 'clean'] as const
-/** One of {@link BARRIERS}, or the flush of a guest when there is nothing to commit. */
-export type Barrier = (typeof BARRIERS)[number] | 'flush'
+export const BARRIERS = ['blocks', 'table', 'links', 'commit', 'header', 'clean'] as const
+/**
+ * One of {@link BARRIERS}; `flush`, a guest's when there is nothing to commit; or `shadow`, before the header shows metadata
+ * that was written beside the old.
+ */
+export type Barrier = (typeof BARRIERS)[number] | 'flush' | 'shadow'
 
 /** What a commit works on. */
 export interface CommitParts {
@@ -36,7 +39,7 @@ export interface CommitParts {
  * 4. barrier: they are durable;
  * 5. in memory, clusters that nothing shows any more lose their use; they may be given away from now on.
  *
- * With lazy refcounts, the first step is left out: the image is marked dirty instead, durably before the first link.
+ * With lazy refcounts, the image is marked dirty in place of the first step; the barrier makes that durable before any link.
  * A change of the header comes after all that. One commit runs at a time; those who ask meanwhile share the next.
  */
 export class Commit {
@@ -119,13 +122,14 @@ export class Commit {
     const countPatches = this.#lazy ? undefined : counts.collect()
     const changed = this.#headerChanged
     this.#headerChanged = false
+    let marked = false
     const place = { offset: header.refcountTableOffset, clusters: header.refcountTableClusters }
     try {
       if (countPatches !== undefined) await this.#writeCounts(countPatches)
       else if (mapPatches.links && (header.incompatible & INCOMPATIBLE_DIRTY) === 0n) {
         header.incompatible |= INCOMPATIBLE_DIRTY
+        marked = true
         await this.writeHeader()
-        await this.#barrier('dirty')
       }
       if (mapPatches.links) await this.#barrier('links')
       await this.#write(mapPatches.patches)
@@ -136,6 +140,7 @@ export class Commit {
       }
     } catch (error) {
       this.#headerChanged ||= changed
+      if (marked) header.incompatible &= ~INCOMPATIBLE_DIRTY
       header.refcountTableOffset = place.offset
       header.refcountTableClusters = place.clusters
       countPatches?.settle(false)

@@ -309,7 +309,10 @@ export class Qcow2Image implements Image {
     await this.commit.settle()
     await this.allocator.trim()
     try {
-      return await body(new Snapshots(this.name, this.file, this.header))
+      const { barrier } = this.#options
+      const flush = () => this.file.flush()
+      const shadow = barrier === undefined ? flush : () => barrier('shadow', flush)
+      return await body(new Snapshots(this.name, this.file, this.header, shadow))
     } catch (error) {
       if (error instanceof HeaderLost) this.#damage ??= error
       throw error

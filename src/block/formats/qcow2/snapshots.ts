@@ -3,6 +3,7 @@ import type { BlockDevice } from '../../device.ts'
 import { BlockError } from '../../error.ts'
 import { bytesVec } from '../../iovec.ts'
 import { readPadded } from '../../mover.ts'
+import type { Now } from '../../now.ts'
 import { type Header, INCOMPATIBLE_DATA_FILE, l2EntrySize, MAX_L1_BYTES, MAX_SNAPSHOTS } from './header.ts'
 import { Packer } from './packed.ts'
 import { COMPRESSED, COPIED, MISPLACED, Slice } from './slice.ts'
@@ -33,9 +34,12 @@ export class Shadow {
   readonly #header: Header
   readonly #clusterSize: number
   readonly #packer: Packer
+  readonly #barrier: () => Now<void>
   #place = 0
 
-  constructor(name: string, file: BlockDevice, header: Header) {
+  /** `barrier` makes what was written durable; default, a flush of the file. */
+  constructor(name: string, file: BlockDevice, header: Header, barrier = () => file.flush()) {
+    this.#barrier = barrier
     this.#name = name
     this.#file = file
     this.#header = header
@@ -72,7 +76,7 @@ export class Shadow {
       const table = snapshotTable(snapshots)
       const snapshotsOffset = table.length === 0 ? 0 : await this.#put(counts, table)
       const refcounts = await writeCounts(this.#name, this.#file, header, counts, this.#place)
-      await this.#file.flush()
+      await this.#barrier()
       await switchHeader(this.#name, this.#file, header, {
         l1Offset,
         l1Size: active.length / 8,
@@ -236,12 +240,14 @@ export class Snapshots {
   readonly #file: BlockDevice
   readonly #header: Header
   readonly #clusterSize: number
+  readonly #barrier: (() => Now<void>) | undefined
 
-  constructor(name: string, file: BlockDevice, header: Header) {
+  constructor(name: string, file: BlockDevice, header: Header, barrier?: () => Now<void>) {
     this.#name = name
     this.#file = file
     this.#header = header
     this.#clusterSize = 2 ** header.clusterBits
+    this.#barrier = barrier
   }
 
   /** All snapshots, in the order of the table. */
@@ -350,6 +356,6 @@ export class Snapshots {
   }
 
   #make(change: Change): Promise<void> {
-    return new Shadow(this.#name, this.#file, this.#header).make(change)
+    return new Shadow(this.#name, this.#file, this.#header, this.#barrier).make(change)
   }
 }
