@@ -101,7 +101,6 @@ function pack(flavour, { env, cargo, linker }) {
     `--remap-path-prefix=${workshop}=/codecs`,
     `--remap-path-prefix=${process.env.CARGO_HOME || join(homedir(), '.cargo')}=/cargo`,
     ...(simd ? ['-Ctarget-feature=+simd128'] : []),
-    ...(linker ? [`-Clinker=${linker}`] : []),
   ]
   rmSync(out, { recursive: true, force: true })
   run(
@@ -123,7 +122,12 @@ function pack(flavour, { env, cargo, linker }) {
       ...(simd ? ['--features', 'simd'] : []),
       ...cargo,
     ],
-    { ...env, CARGO_TARGET_DIR: join(cache, `target-${flavour}`), CARGO_ENCODED_RUSTFLAGS: flags.join('\x1f') },
+    {
+      ...env,
+      ...(linker ? { CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER: linker } : {}),
+      CARGO_TARGET_DIR: join(cache, `target-${flavour}`),
+      CARGO_ENCODED_RUSTFLAGS: flags.join('\x1f'),
+    },
   )
   return {
     module: readFileSync(join(out, 'block86_codecs_bg.wasm')),
