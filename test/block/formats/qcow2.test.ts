@@ -1,9 +1,9 @@
 /** qcow2: what every driver must do, in every shape that an image can have. */
-import { describe } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { BlockDevice } from '../../../src/block/device.ts'
 import type { Qcow2CreateOptions } from '../../../src/block/formats/qcow2/create.ts'
 import { Memory } from '../../../src/block/protocols/memory.ts'
-import { driverConformance } from '../../conformance/driver.ts'
+import { driverConformance, readBytes, writeBytes } from '../../conformance/driver.ts'
 import { makeImage, openImage } from './images.ts'
 
 const shapes: readonly Partial<Qcow2CreateOptions>[] = [
@@ -43,4 +43,19 @@ describe('qcow2 over a backing file', () => {
       return (await makeImage(new Memory(0), { size, clusterSize: 4096, backingFile: 'b' }, { backing })).disk.driver
     },
   })
+})
+
+test('subclusters are added to a cluster in which the file ends, as another program may leave it', async () => {
+  const file = new Memory(0)
+  const { disk } = await makeImage(file, { size: 1 << 20, extendedL2: true })
+  await writeBytes(disk, 0, new Uint8Array(2048).fill(1))
+  await disk.close()
+  file.resize(file.size - 65536 + 2048)
+  const again = (await openImage(file)).disk
+  await writeBytes(again, 20_000, new Uint8Array(30_000).fill(2))
+  const bytes = await readBytes(again, 0, 65536)
+  expect([bytes[0], bytes[2047], bytes[2048], bytes[19_999], bytes[20_000], bytes[49_999], bytes[50_000]]).toEqual([
+    1, 1, 0, 0, 2, 2, 0,
+  ])
+  await again.close()
 })

@@ -477,12 +477,17 @@ export class ClusterMap {
     length: number,
     allocated: number,
     zeroes: number,
-  ): Allocation {
+  ): Now<Allocation> {
     const first = Math.floor(within / this.#subSize)
     const state = subState(allocated, zeroes, first)
     let last = first + 1
     while (last < 32 && last * this.#subSize < within + length && subState(allocated, zeroes, last) === state) last++
-    return this.#subAllocation(cluster, first, last, offset, false, state === 'zero' ? 'zero' : 'hole', undefined)
+    const file = this.#parts.dataFile ?? this.#parts.file
+    const end = offset + last * this.#subSize
+    // Another program may have let the file end within the cluster, behind the subclusters that it wrote.
+    return after(end > file.size ? file.resize(end) : undefined, () =>
+      this.#subAllocation(cluster, first, last, offset, false, state === 'zero' ? 'zero' : 'hole', undefined),
+    )
   }
 
   /** Subclusters of a cluster that has no place yet. */
