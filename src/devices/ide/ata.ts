@@ -117,7 +117,7 @@ export class AtaDisk extends Drive {
       command === undefined ||
       command.offered?.(this) === false ||
       (this.security.locked && command.whileLocked !== true) ||
-      (this.sanitize.busy && command.whileSanitizing !== true)
+      (this.sanitize.busy && command.whileSanitizing?.(this) !== true)
     ) {
       this.abort()
     } else command.run(this)

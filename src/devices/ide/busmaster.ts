@@ -44,7 +44,8 @@ export class BusMaster {
   #walk: Walk = { entry: 0, at: 0, left: 0, last: false }
   #before: Walk = this.#walk
   #mover: Drive | undefined
-  #requester: Drive | undefined
+  /** The drives that asserted DMARQ, by their number. */
+  readonly #requesters: [Drive | undefined, Drive | undefined] = [undefined, undefined]
 
   /** `enabled` is the bus master bit of the PCI command register. */
   constructor(memory: GuestMemory, enabled: () => boolean) {
@@ -120,7 +121,7 @@ export class BusMaster {
 
   /** `drive` asserts DMARQ. */
   request(drive: Drive): void {
-    this.#requester = drive
+    this.#requesters[drive.unit] = drive
     this.run()
   }
 
@@ -129,8 +130,8 @@ export class BusMaster {
    * other emulators, so that a driver that sets the direction bit wrong works, or fails, here as it does there.
    */
   run(): void {
-    const drive = this.#requester
-    if (drive?.phase !== 'dma' || (this.#status & BM_STATUS_ACTIVE) === 0) return
+    const drive = this.#wanting()
+    if (drive === undefined || (this.#status & BM_STATUS_ACTIVE) === 0 || this.#mover?.phase === 'moving') return
     if ((this.#command & BM_COMMAND_START) === 0 || !this.#enabled()) return
     this.#before = this.#walk
     const memory = new GuestVec(this.#memory)
@@ -141,10 +142,16 @@ export class BusMaster {
     }
     this.#mover = drive
     drive.move(memory, (whole) => {
-      if (!whole) return
-      if (shortage !== undefined) this.#short(shortage)
-      else if (this.#walk.left === 0 && this.#walk.last) this.#status &= ~BM_STATUS_ACTIVE
+      if (whole && shortage !== undefined) this.#short(shortage)
+      else if (whole && this.#walk.left === 0 && this.#walk.last) this.#status &= ~BM_STATUS_ACTIVE
+      if (this.#wanting() !== drive) this.run()
     })
+  }
+
+  /** The drive that wants data moved; of two, which no host should ask at once, the first. */
+  #wanting(): Drive | undefined {
+    const [first, second] = this.#requesters
+    return first?.phase === 'dma' ? first : second?.phase === 'dma' ? second : undefined
   }
 
   #short(shortage: Shortage): void {
@@ -195,7 +202,7 @@ export class BusMaster {
     this.#walk = { entry: 0, at: 0, left: 0, last: false }
     this.#before = this.#walk
     this.#mover = undefined
-    this.#requester = undefined
+    this.#requesters.fill(undefined)
   }
 
   save(): Fields {

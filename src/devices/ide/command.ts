@@ -10,8 +10,8 @@ export interface Command {
   readonly protocol: Protocol
   /** Whether a locked drive carries it out, too [ATA8-ACS 4.13, security mode command actions]. */
   readonly whileLocked?: true
-  /** Whether a drive that sanitizes itself carries it out, too [ACS-3 4.17.5]. */
-  readonly whileSanitizing?: true
+  /** Whether a drive that sanitizes itself carries it out, too, with these registers [ACS-3 4.17.5]. */
+  readonly whileSanitizing?: (ata: AtaDisk) => boolean
   /** Whether this drive offers it; default always. What IDENTIFY DEVICE does not offer is aborted. */
   readonly offered?: (ata: AtaDisk) => boolean
   /** Begins the command; it ends with one of the drive's ways to complete, fail or move data. */

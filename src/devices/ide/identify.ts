@@ -43,7 +43,8 @@ export function identify(ata: AtaDisk): Uint8Array<ArrayBuffer> {
   word(55, heads)
   word(56, perTrack)
   double(57, Math.min(cylinders * heads * perTrack, CHS_LIMIT))
-  word(59, (settings.multiple > 0 ? 0x100 | settings.multiple : 0) | bits(12, 14, 15)) // SANITIZE, overwrite, block erase
+  // SANITIZE: antifreeze, other commands during it as in ACS-3, the feature set, overwrite, block erase
+  word(59, (settings.multiple > 0 ? 0x100 | settings.multiple : 0) | bits(10, 11, 12, 14, 15))
   double(60, Math.min(sectors, LBA28_LIMIT))
   word(69, bits(11, 10, ata.trims && ata.trimsToZero && 14, ata.trims && ata.trimsToZero && 5)) // buffer DMA, DRAT, RZAT
   word(75, 0) // no queued commands on a parallel cable: depth 1

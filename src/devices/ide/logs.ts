@@ -19,6 +19,8 @@ interface Log {
 }
 
 const DIRECTORY = 0x00
+/** IDENTIFY DEVICE data log. */
+export const IDENTIFY_LOG = 0x30
 /** Host Specific logs, 16 pages each [ATA8-ACS A.13]. */
 const HOST_FIRST = 0x80
 const HOST_LAST = 0x9f
@@ -43,7 +45,7 @@ const LOGS: { readonly [address: number]: Log } = {
     read: (ata, page) => ata.smart.selfTest.selectiveLog(page),
     write: (ata, page) => ata.smart.selfTest.setSelective(page),
   },
-  48: { general: 6, smart: 6, read: identifyData },
+  [IDENTIFY_LOG]: { general: 6, smart: 6, read: identifyData },
 }
 
 function logAt(address: number): Log | undefined {

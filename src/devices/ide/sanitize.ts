@@ -21,7 +21,7 @@ interface Operation {
   readonly passes: number
   /** Whether each pass writes the complement of the one before. */
   readonly invert: boolean
-  /** Whether the drive may leave the failed state by another command than a sanitize one that succeeds. */
+  /** Whether the host may clear a failure; otherwise only an operation that succeeds leads out of it. */
   readonly lenient: boolean
 }
 
@@ -41,9 +41,9 @@ export class Sanitize {
     this.#ata = ata
   }
 
-  /** Whether other commands are turned away: an operation runs, or failed without leave to go on. */
+  /** Whether other commands are turned away: an operation runs, or failed. */
   get busy(): boolean {
-    return this.#state === 'running' || (this.#state === 'failed' && !this.#operation.lenient)
+    return this.#state === 'running' || this.#state === 'failed'
   }
 
   get state(): State {

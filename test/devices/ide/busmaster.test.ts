@@ -8,8 +8,10 @@ import {
   BM_INTERRUPT,
   BSY,
   DRQ,
-  type Host,
+  Host,
+  harddisk,
   host,
+  machine,
   pattern,
   READY,
   READY_DRQ,
@@ -222,6 +224,30 @@ describe('PIIX3 2.6: the registers', () => {
     ata.stop()
     ata.softReset()
     expect(ata.status).toBe(READY)
+  })
+
+  test('a second device that wants to move data while the first one does waits for it; stopping takes both back', async () => {
+    for (const stop of [false, true]) {
+      const slow = [new Slow(1 << 20), new Slow(1 << 20)] as const
+      const ata = new Host(machine(slow.map((driver) => harddisk(driver))))
+      ata.prd([
+        [0x8000, 512, false],
+        [0xa000, 512, true],
+      ])
+      ata.start(true)
+      ata.issue(0xc8, { lba: 1, count: 1, unit: 0 })
+      ata.issue(0xc8, { lba: 2, count: 1, unit: 1 })
+      expect(slow.map(({ pending }) => pending.length)).toEqual([1, 0])
+      if (stop) ata.stop()
+      ata.ram(0x8000, 512).fill(0x11)
+      ata.ram(0xa000, 512).fill(0x11)
+      await slow[0].settle()
+      await slow[1].settle()
+      const moved = stop ? 0x11 : 0
+      for (const at of [0x8000, 0xa000]) expect(ata.ram(at, 512)).toEqual(new Uint8Array(512).fill(moved))
+      expect(ata.masterStatus & BM_ACTIVE).toBe(0)
+      expect(slow.map(({ pending }) => pending.length)).toEqual([0, 0])
+    }
   })
 
   test('RST# clears the registers', async () => {

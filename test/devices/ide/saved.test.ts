@@ -131,7 +131,7 @@ describe('a saved state', () => {
     first.issueExt(0xb4, { features: 0x12, lba: 0x426b4572 })
     const second = moved(first, filled())
     const words = second.identify()
-    expect([59, 85, 128].map((word) => words.getUint16(2 * word, true))).toEqual([0xd108, 0x744b, 0x23])
+    expect([59, 85, 128].map((word) => words.getUint16(2 * word, true))).toEqual([0xdd08, 0x744b, 0x23])
     expect(words.getUint32(120, true)).toBe(1000)
     second.bus.clock.turn()
     second.bus.clock.turn()

@@ -164,17 +164,36 @@ describe('ACS-3 7.36: SANITIZE DEVICE', () => {
     const memory = new Memory(256 << 20)
     memory.write(200 << 20, bytesVec(new Uint8Array(512).fill(0xff)))
     const ata = host(memory)
-    expect(ata.identify().getUint16(118, true) & 0xf000).toBe(0xd000)
+    // Block erase, overwrite, the feature set, commands during it as in ACS-3, ANTIFREEZE LOCK
+    expect(ata.identify().getUint16(118, true) & 0xfc00).toBe(0xdc00)
     expect(sanitize(ata, 0x12, 0x426b4572)).toBe(true)
     expect(ata.count48).toBe(0x4000)
     ata.bus.clock.turn()
     expect(flags(ata)).toBe(0x4000)
     expect(ata.lba48).toBe(0x4000)
-    for (const opcode of [0x20, 0x30, 0xe7, 0xef]) {
+    // 4.17.5
+    for (const opcode of [0x20, 0x30, 0xe1, 0xe5, 0xe7, 0xef]) {
       ata.issue(opcode, { count: 1 })
       ata.failed(ABRT)
     }
+    for (const [features, lba] of [
+      [0xd0, 0xc24f00],
+      [0xd5, 0xc24f04],
+      [0xd9, 0xc24f00],
+    ] as const) {
+      ata.issue(0xb0, { features, lba, count: 1 })
+      ata.failed(ABRT)
+    }
+    ata.issueExt(0x2f, { lba: 4, count: 1 })
+    ata.failed(ABRT)
     ata.identify()
+    ata.issue(0xb0, { features: 0xd5, lba: 0xc24f30, count: 1 })
+    ata.pioIn(512)
+    ata.issueExt(0x2f, { lba: 0x30, count: 1 })
+    ata.pioIn(512)
+    ata.issue(0xb0, { features: 0xda, lba: 0xc24f00 })
+    ata.done()
+    expect(security(ata, UNLOCK, USER, '')).toBe(true)
     while (ata.bus.clock.deferred > 0) ata.bus.clock.turn()
     expect(flags(ata)).toBe(0x8000)
     const bytes = new Uint8Array(512)
@@ -240,7 +259,7 @@ describe('ACS-3 7.36: SANITIZE DEVICE', () => {
     expect(slow.pending.length).toBe(0)
   })
 
-  test('a failed one is told; without leave (count bit 4) the drive stays closed', () => {
+  test('a failed one is told, and the drive stays closed: until that is cleared, if count bit 4 gave leave, or another one is well', () => {
     for (const [count, opens] of [
       [0, false],
       [0x10, true],
@@ -253,9 +272,16 @@ describe('ACS-3 7.36: SANITIZE DEVICE', () => {
       expect(sanitize(ata, 0)).toBe(false)
       expect(ata.in(3)).toBe(1)
       ata.issue(0x20, { count: 1 })
+      ata.failed(ABRT)
+      expect(sanitize(ata, 0, 0, 1)).toBe(opens)
+      ata.issue(0x20, { count: 1 })
       expect(ata.status & DRQ).toBe(opens ? DRQ : 0)
       ata.softReset()
-      expect(sanitize(ata, 0, 0, 1)).toBe(opens)
+      expect(sanitize(ata, 0x12, 0x426b4572)).toBe(true)
+      while (ata.bus.clock.deferred > 0) ata.bus.clock.turn()
+      expect(flags(ata)).toBe(0x8000)
+      ata.issue(0x20, { count: 1 })
+      ata.pioIn(512)
     }
   })
 })

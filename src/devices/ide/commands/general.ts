@@ -67,7 +67,7 @@ export const generalCommands: CommandTable = {
     name: 'IDENTIFY DEVICE',
     protocol: 'pio-in',
     whileLocked: true,
-    whileSanitizing: true,
+    whileSanitizing: () => true,
     run: (ata) => {
       ata.room(512).set(identify(ata))
       ata.send(512)

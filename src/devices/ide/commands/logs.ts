@@ -2,7 +2,7 @@
 import type { AtaDisk } from '../ata.ts'
 import type { CommandTable } from '../command.ts'
 import { BUFFER_LIMIT } from '../drive.ts'
-import { PAGE } from '../logs.ts'
+import { IDENTIFY_LOG, PAGE } from '../logs.ts'
 
 /** Address, first page and number of pages; undefined if the log does not have them all. */
 function pagesOf(ata: AtaDisk): { address: number; first: number; count: number } | undefined {
@@ -35,9 +35,11 @@ const received = (ata: AtaDisk, data: Uint8Array) => {
   else ata.abort()
 }
 
+const whileSanitizing = (ata: AtaDisk) => (ata.lbaLow & 0xff) === IDENTIFY_LOG
+
 export const logCommands: CommandTable = {
-  47: { name: 'READ LOG EXT', protocol: 'pio-in', whileLocked: true, whileSanitizing: true, run: readLog },
-  71: { name: 'READ LOG DMA EXT', protocol: 'dma-in', whileLocked: true, whileSanitizing: true, run: readLog },
+  47: { name: 'READ LOG EXT', protocol: 'pio-in', whileLocked: true, whileSanitizing, run: readLog },
+  71: { name: 'READ LOG DMA EXT', protocol: 'dma-in', whileLocked: true, whileSanitizing, run: readLog },
   63: { name: 'WRITE LOG EXT', protocol: 'pio-out', run: writeLog, received },
   87: { name: 'WRITE LOG DMA EXT', protocol: 'dma-out', run: writeLog, received },
 }

@@ -18,14 +18,13 @@ const idle = (timer: boolean) => (ata: AtaDisk) => {
 
 export const powerCommands: CommandTable = {
   224: { name: 'STANDBY IMMEDIATE', protocol: 'non-data', whileLocked: true, run: rest(STANDBY, false) },
-  225: { name: 'IDLE IMMEDIATE', protocol: 'non-data', whileLocked: true, whileSanitizing: true, run: idle(false) },
+  225: { name: 'IDLE IMMEDIATE', protocol: 'non-data', whileLocked: true, run: idle(false) },
   226: { name: 'STANDBY', protocol: 'non-data', whileLocked: true, run: rest(STANDBY, true) },
   227: { name: 'IDLE', protocol: 'non-data', whileLocked: true, run: idle(true) },
   229: {
     name: 'CHECK POWER MODE',
     protocol: 'non-data',
     whileLocked: true,
-    whileSanitizing: true,
     run: (ata) => {
       ata.count = ata.power.mode
       ata.complete()

@@ -97,5 +97,5 @@ function run(ata: AtaDisk): void {
 }
 
 export const sanitizeCommands: CommandTable = {
-  180: { name: 'SANITIZE DEVICE', protocol: 'non-data', whileSanitizing: true, run },
+  180: { name: 'SANITIZE DEVICE', protocol: 'non-data', whileSanitizing: () => true, run },
 }

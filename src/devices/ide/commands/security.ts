@@ -53,6 +53,7 @@ export const securityCommands: CommandTable = {
     name: 'SECURITY UNLOCK',
     protocol: 'pio-out',
     whileLocked: true,
+    whileSanitizing: () => true,
     run: receivePassword,
     received: (ata, data) => end(ata, ata.security.unlock(data)),
   },

@@ -1,7 +1,7 @@
 /** SMART and its subcommands [ATA8-ACS 7.53]. */
 import type { AtaDisk } from '../ata.ts'
 import type { CommandTable } from '../command.ts'
-import { PAGE } from '../logs.ts'
+import { IDENTIFY_LOG, PAGE } from '../logs.ts'
 import { SMART_FAILED_HIGH, SMART_FAILED_MID, SMART_HIGH, SMART_MID } from '../smart/index.ts'
 import { ABORT, CAPTIVE, CONVEYANCE, EXTENDED, OFFLINE, SELECTIVE, SHORT } from '../smart/selftest.ts'
 
@@ -127,7 +127,9 @@ export const smartCommands: CommandTable = {
     // Each subcommand has its own protocol; none of them is DMA
     protocol: 'pio-in',
     whileLocked: true,
-    whileSanitizing: true,
+    whileSanitizing: (ata) =>
+      (ata.features & 0xff) === RETURN_STATUS ||
+      ((ata.features & 0xff) === READ_LOG && (ata.lbaLow & 0xff) === IDENTIFY_LOG),
     run,
     received: (ata, data) => {
       if (ata.logs.write(ata.lbaLow & 0xff, 0, data)) ata.complete()
