@@ -61,6 +61,7 @@ export interface V86Cpu {
   readonly memory_map_write8: (WriteHandler | undefined)[]
   readonly memory_map_write32: (WriteHandler | undefined)[]
   main_loop(): number
+  run_hardware_timers(acpi: number, now: number): number
   mmap_write16(address: number, value: number): void
   jit_dirty_cache(start: number, end: number): void
   device_raise_irq(line: number): void
@@ -98,6 +99,7 @@ const NEEDED: readonly (readonly [path: string, kind: 'object' | 'function'])[] 
   ['memory_map_write8', 'object'],
   ['memory_map_write32', 'object'],
   ['main_loop', 'function'],
+  ['run_hardware_timers', 'function'],
   ['mmap_write16', 'function'],
   ['jit_dirty_cache', 'function'],
   ['device_raise_irq', 'function'],

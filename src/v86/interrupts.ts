@@ -30,8 +30,7 @@ class Wire {
  * Keeps a line high as long as anyone holds it. v86 itself lets the last word count, so its devices' calls are watched.
  *
  * A line that changes while the guest executes must not be delivered there: in the middle of a memory access or of a string
- * instruction v86 has the registers elsewhere. It is delivered when the guest's interrupt flag is set next, or when its
- * time slice ends.
+ * instruction v86 has the registers elsewhere. It is delivered when that is over, or when the guest sets its interrupt flag.
  */
 export class Interrupts {
   readonly #cpu: V86Cpu
@@ -137,5 +136,7 @@ export class Interrupts {
     this.#flags[0] = flags & ~FLAG_INTERRUPT
     set(line)
     this.#flags[0] = flags
+    // Otherwise a driver with interrupts on goes to sleep before it hears that its request is done already.
+    if (set === this.#raise && (flags & FLAG_INTERRUPT) !== 0) this.#slices.interrupt()
   }
 }

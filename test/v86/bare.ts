@@ -88,6 +88,11 @@ export class Program {
       .#emit(0xf3, width === 1 ? 0x6e : 0x6f)
   }
 
+  /** cld; rep insb of `count` elements from `port` to `address`. */
+  ins(port: number, address: number, count: number): this {
+    return this.#port(port).#emit(0xfc, 0xbf).#dword(address).#emit(0xb9).#dword(count).#emit(0xf3, 0x6c)
+  }
+
   /** Runs `body` `times` times, counting in memory at `counter`. */
   repeat(times: number, counter: number, body: (program: this) => void): this {
     this.store(counter, 4, times)
