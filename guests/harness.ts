@@ -11,7 +11,7 @@ import { onPowerOff } from '../src/v86/power.ts'
 import { type AttachOptions, attachDrives, type Drive, type Drives } from '../src/v86.ts'
 import { ARGUMENTS_OFFSET, argumentsSector, type DebianGuest, PROMPT, READY_MARK } from './debian/index.ts'
 
-const BOOT_TIMEOUT_MS = 240_000
+const BOOT_TIMEOUT_MS = 600_000
 const COMMAND_TIMEOUT_MS = 120_000
 /** How much of the console an error shows, characters. */
 const TAIL = 1500
@@ -121,8 +121,13 @@ export async function openGuestDisk(guest: DebianGuest, options: GuestDiskOption
   const { arguments: text, loader, ...open } = options
   const disk = await openDisk(guest.disk, { format: 'raw', snapshot: true, ...open })
   if (loader === 'ata') await disk.write(0, bytesVec(new Uint8Array(await readFile(guest.ataBootArea))))
-  if (text !== undefined) await disk.write(ARGUMENTS_OFFSET, bytesVec(new Uint8Array(argumentsSector(text))))
+  if (text !== undefined) await giveArguments(disk, text)
   return disk
+}
+
+/** Has the boot loader on a guest's disk, which must not be the one in the cache, add kernel arguments. */
+export async function giveArguments(disk: Disk, text: string): Promise<void> {
+  await disk.write(ARGUMENTS_OFFSET, bytesVec(new Uint8Array(argumentsSector(text))))
 }
 
 /** The text that went over the serial line, and who waits for some of it. */

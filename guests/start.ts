@@ -1,7 +1,7 @@
 /** What `npm start` does once everything is installed: a guest in this terminal, or the scripted session. */
 
 import { existsSync } from 'node:fs'
-import { copyFile, mkdir, rm } from 'node:fs/promises'
+import { copyFile, mkdir, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { messageOf } from '../src/block/error.ts'
 import { run as runVerb } from '../src/cli/run.ts'
@@ -78,6 +78,8 @@ async function machineOf(options: ReadonlyMap<string, string>): Promise<SessionO
     started,
     bios,
     vgabios,
+    // Looking for ATA drives as well would take the guest longer than all the rest.
+    ...(kind === 'virtio' ? { arguments: 'drivers=virtio_pci,virtio_blk' } : {}),
     ...kernelDefaults(given),
   }
 }
@@ -98,7 +100,7 @@ async function interactive(machine: SessionOptions, fresh: boolean): Promise<num
   if (fresh) await rm(disk, { force: true })
   if (!existsSync(disk)) {
     await copyFile(machine.disk, `${disk}.unfinished`)
-    await import('node:fs/promises').then(({ rename }) => rename(`${disk}.unfinished`, disk))
+    await rename(`${disk}.unfinished`, disk)
   }
   console.log(`Booting ${machine.name} from ${disk}; Ctrl-A X ends it, Ctrl-A H helps.`)
   const drive = `file=${disk.replaceAll(',', ',,')},format=raw,if=${machine.if},serial=root,bootindex=1`
