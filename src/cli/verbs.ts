@@ -10,6 +10,10 @@ const verbs: Readonly<Record<string, { readonly summary: string; load(): Promise
     summary: 'boot a machine in this terminal, with the options of qemu-system-i386',
     load: async () => (await import('./run.ts')).run,
   },
+  img: {
+    summary: 'make, copy, check and change disk images, with the options of qemu-img',
+    load: async () => (await import('./img/index.ts')).img,
+  },
   nbd: {
     summary: 'serve an image over NBD, with the options of qemu-nbd',
     load: async () => (await import('./nbd.ts')).nbd,

@@ -7,11 +7,7 @@ import type { ImageOptions } from '../../block/open.ts'
 import { getopt, type Option, UsageError } from '../getopt.ts'
 import { openNode } from '../nodes.ts'
 import { parseSize } from '../units.ts'
-
-/** Where the tool prints to. */
-export interface Output {
-  write(text: string): unknown
-}
+import { type Console, Failure, type Output, PROGRAM } from './console.ts'
 
 const OPTIONS: readonly Option[] = [
   { short: 'h', long: 'help' },
@@ -142,6 +138,16 @@ class Run {
   readonly #fail = (error: unknown): void => {
     this.#over = true
     this.#reject(error)
+  }
+}
+
+/** Runs the verb on a console. */
+export async function benchCommand(argv: readonly string[], console: Console): Promise<number> {
+  try {
+    return await bench(argv, console.out)
+  } catch (error) {
+    if (error instanceof UsageError) throw new Failure(error.message.replace(/\n/g, `\n${PROGRAM}: `))
+    throw error
   }
 }
 

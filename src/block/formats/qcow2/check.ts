@@ -198,7 +198,7 @@ class Check {
         continue
       }
       tables.set(offset, (tables.get(offset) ?? 0) + 1)
-      if (active) this.#flag(l1Offset + index * 8, offset, high >>> 31 === 1, `L2 table ${index}`)
+      if (active) this.#flag(l1Offset + index * 8, offset, high >>> 31 === 1, index)
     }
     for (const [offset, uses] of tables) {
       if (this.#use(offset, this.#clusterSize, `an L2 table of ${what}`, uses)) {
@@ -250,7 +250,7 @@ class Check {
       if (external) continue
       this.#use(offset, this.#clusterSize, `a data cluster of ${what}`, uses)
       if (active) {
-        this.#flag(table + index * (extended ? 16 : 8), offset, (flags & COPIED) !== 0, `the data cluster at ${offset}`)
+        this.#flag(table + index * (extended ? 16 : 8), offset, (flags & COPIED) !== 0)
       }
     }
   }
@@ -261,11 +261,11 @@ class Check {
   }
 
   /** Notes an entry of the active map whose flag does not say what its refcount says. */
-  #flag(at: number, offset: number, copied: boolean, what: string): void {
-    this.#checks.push({ at, cluster: offset / this.#clusterSize, copied, what })
+  #flag(at: number, offset: number, copied: boolean, l1Index = -1): void {
+    this.#checks.push({ at, cluster: offset / this.#clusterSize, copied, l1Index })
   }
 
-  readonly #checks: { at: number; cluster: number; copied: boolean; what: string }[] = []
+  readonly #checks: { at: number; cluster: number; copied: boolean; l1Index: number }[] = []
 
   async #walkSnapshots(): Promise<void> {
     const header = this.#header
@@ -321,8 +321,8 @@ class Check {
       if (uses === count) return
       if (count > uses) {
         result.leaks++
-        this.#say(`Leaked cluster ${cluster}: its refcount is ${count}, it has ${uses} uses`)
-      } else this.#corrupt(`Cluster ${cluster}: its refcount is ${count}, it has ${uses} uses`)
+        this.#say(`Leaked cluster ${cluster} refcount=${count} reference=${uses}`)
+      } else this.#corrupt(`ERROR cluster ${cluster} refcount=${count} reference=${uses}`)
     }
     let last = 0
     total.forEach((cluster) => {
@@ -334,10 +334,14 @@ class Check {
       if (total.get(cluster) === 0) seen(cluster)
     })
     result['image-end-offset'] = Math.min(last, end) * this.#clusterSize
-    for (const { at, cluster, copied, what } of this.#checks) {
-      const right = this.#counts.get(cluster) === 1
-      if (copied !== right)
-        this.#corrupt(`${what}: its refcount is ${this.#counts.get(cluster)}, but COPIED is ${copied}`)
+    for (const { at, cluster, copied, l1Index } of this.#checks) {
+      const count = this.#counts.get(cluster)
+      if (copied !== (count === 1)) {
+        const entry = (BigInt(cluster * this.#clusterSize) | (copied ? 1n << 63n : 0n)).toString(16)
+        const what =
+          l1Index < 0 ? `data cluster: l2_entry=${entry}` : `L2 cluster: l1_index=${l1Index} l1_entry=${entry}`
+        this.#corrupt(`ERROR OFLAG_COPIED ${what} refcount=${count}`)
+      }
       const alone = total.get(cluster) === 1
       if (copied !== alone) this.#flags.push({ at, copied: alone })
     }

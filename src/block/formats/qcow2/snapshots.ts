@@ -219,6 +219,15 @@ export interface SnapshotOptions {
   readonly vmClockNsec?: number
   /** Bytes of the saved machine in the active map's machine state area. */
   readonly vmStateSize?: number
+  /** How many instructions a recorded machine had run; none unless given. */
+  readonly icount?: number
+}
+
+/** The instruction count of a recorded machine; all ones: none. */
+function countBytes(count: number | undefined): Uint8Array {
+  const bytes = new Uint8Array(8).fill(0xff)
+  if (count !== undefined) new DataView(bytes.buffer).setBigUint64(0, BigInt(count))
+  return bytes
 }
 
 /** The snapshot whose id or else whose name is `key`. ENOENT without one. */
@@ -277,8 +286,7 @@ export class Snapshots {
       vmClockNsec: options.vmClockNsec ?? 0,
       vmStateSize: options.vmStateSize ?? 0,
       diskSize: this.#header.size,
-      // The instruction count of a recorded machine: none.
-      extra: new Uint8Array(8).fill(0xff),
+      extra: countBytes(options.icount),
     }
     const l1 = await this.#active()
     await this.#make({
