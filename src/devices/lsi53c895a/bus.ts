@@ -1,27 +1,12 @@
 /** The parallel SCSI bus behind the chip: selection, phases, messages, disconnection (SPI-3, chapters 10 to 16). */
 import type { IoVec } from '../../block/iovec.ts'
-import { isLater, type Now, settle } from '../../block/now.ts'
+import { after, all, isLater, type Now, settle } from '../../block/now.ts'
+import type { Saved } from '../machine.ts'
 import { type Attribute, cdbLength, type ScsiTarget, type Task, type TaskManagement } from '../scsi/index.ts'
+import { bytesOf, fieldsOf, flagOf, listOf, numberOf } from '../scsi/saved.ts'
 import * as message from './messages.ts'
+import { INITIATOR, managementOf, type Nexus, newNexus, nexusOf, saveNexus } from './nexus.ts'
 import { PHASE_COMMAND, PHASE_DATA_IN, PHASE_DATA_OUT, PHASE_MSG_IN, PHASE_MSG_OUT, PHASE_STATUS } from './registers.ts'
-
-/** What a target is doing on behalf of one command, from its selection to its end. */
-interface Nexus {
-  readonly id: number
-  readonly target: ScsiTarget
-  lun: number
-  identified: boolean
-  mayDisconnect: boolean
-  attribute: Attribute
-  tag: number
-  readonly command: number[]
-  task: Task | undefined
-  statusSent: boolean
-  /** Bytes that are still to be sent in MESSAGE IN. */
-  messages: number[]
-  /** What follows when the last of them has been taken. */
-  sequel: 'go on' | 'disconnect' | 'end'
-}
 
 /** What the chip wants to hear of. */
 export interface BusEvents {
@@ -42,6 +27,8 @@ const ATTRIBUTES: Readonly<Record<number, Attribute>> = {
 
 /** Message bytes that a target takes without an end before it gives up: no agreement needs as many. */
 const MESSAGE_LIMIT = 300
+/** Connections of a saved state: all that the targets' task sets take, and more. */
+const NEXUS_LIMIT = 16 * 512
 
 /** The bus with its targets. The chip is the initiator and drives it; nothing here throws. */
 export class ScsiBus {
@@ -54,9 +41,14 @@ export class ScsiBus {
   #messageOut: number[] = []
   /** Set between the last byte of MESSAGE IN and the release of SACK/: what the message announced happens then. */
   #acknowledge = false
+  /** Whose commands have not ended, in the order in which they came. */
+  readonly #commands = new Set<Nexus>()
   readonly #away = new Set<Nexus>()
   readonly #ready: Nexus[] = []
   #generation = 0
+  /** Whose data the transfer under way moves, and what it had moved before. */
+  #moving: Nexus | undefined
+  #movedBefore = 0
 
   constructor(targets: ReadonlyMap<number, ScsiTarget>, events: BusEvents, wide: boolean) {
     this.#targets = targets
@@ -99,20 +91,7 @@ export class ScsiBus {
     this.#attention = attention
     this.#messageOut = []
     this.#acknowledge = false
-    this.#current = {
-      id,
-      target,
-      lun: 0,
-      identified: false,
-      mayDisconnect: false,
-      attribute: 'untagged',
-      tag: 0,
-      command: [],
-      task: undefined,
-      statusSent: false,
-      messages: [],
-      sequel: 'go on',
-    }
+    this.#current = newNexus(id, target)
     this.#phase = attention ? PHASE_MSG_OUT : PHASE_COMMAND
     return true
   }
@@ -185,20 +164,109 @@ export class ScsiBus {
 
   /** SRST/: every connection and command is gone; completes when no memory is touched any more. */
   reset(): Now<void> {
+    this.#disband()
+    return all([...this.#targets.values()].map((target) => target.busReset()))
+  }
+
+  /** Completes when no target has a request with the host; what a target does then may take a turn of the event loop. */
+  drain(): Now<void> {
+    return all([...this.#targets.values()].map((target) => target.drain()))
+  }
+
+  /** Bytes that a {@link transfer} has moved whose answer comes later. */
+  get progress(): number {
+    return this.#moving === undefined ? 0 : this.#moving.task!.transferred - this.#movedBefore
+  }
+
+  // ---- saved states ----
+
+  /** The targets with all their commands, in the order in which these came. */
+  save(): Saved {
+    const nexuses = [...this.#commands]
+    const current = this.#current
+    if (current !== undefined && !this.#commands.has(current)) nexuses.push(current)
+    return {
+      targets: [...this.#targets].map(([id, target]) => ({ id, units: target.save() })),
+      nexuses: nexuses.map(saveNexus),
+      current: current === undefined ? -1 : nexuses.indexOf(current),
+      away: [...this.#away].map((nexus) => nexuses.indexOf(nexus)),
+      ready: this.#ready.map((nexus) => nexuses.indexOf(nexus)),
+      phase: this.#phase ?? -1,
+      attention: this.#attention,
+      acknowledge: this.#acknowledge,
+      messageOut: Uint8Array.from(this.#messageOut),
+    }
+  }
+
+  /**
+   * Takes up a saved state; throws RangeError for anything else. With `moving` the last block move is to be gone on with, by
+   * {@link goOnTransfer}. Completes when the targets have the state of theirs, and have begun with their commands again.
+   */
+  restore(state: Saved, moving: boolean): Now<void> {
+    const saved = fieldsOf(state)
+    const targets = listOf(saved.targets, 16).map(fieldsOf)
+    if (targets.length !== this.#targets.size)
+      throw new RangeError(`the saved SCSI state has ${targets.length} targets`)
+    const found = listOf(saved.nexuses, NEXUS_LIMIT).map((one) => nexusOf(one, this.#targets))
+    const pick = (index: Saved): Nexus => {
+      const one = found[numberOf(index, found.length - 1)]
+      if (one === undefined) throw new RangeError('the saved SCSI state names a connection that is not there')
+      return one.nexus
+    }
+    const current = numberOf(saved.current, found.length - 1, -1)
+    const away = listOf(saved.away, NEXUS_LIMIT).map(pick)
+    const ready = listOf(saved.ready, NEXUS_LIMIT).map(pick)
+    const phase = numberOf(saved.phase, 7, -1)
+    const [attention, acknowledge] = [flagOf(saved.attention), flagOf(saved.acknowledge)]
+    const messageOut = [...bytesOf(saved.messageOut, MESSAGE_LIMIT + 4)]
+    const units = targets.map(({ id, units }) => {
+      const target = this.#targets.get(numberOf(id, 15))
+      if (target === undefined) throw new RangeError(`the saved SCSI state has a target ${String(id)}`)
+      return target.restore(units!)
+    })
+    this.#disband()
+    const generation = this.#generation
+    return after(all(units), () => {
+      if (generation !== this.#generation) return
+      for (const { nexus, task } of found) {
+        if (task === null) continue
+        nexus.task = nexus.target.resume(task)
+        this.#commands.add(nexus)
+      }
+      this.#current = current < 0 ? undefined : found[current]!.nexus
+      this.#phase = phase < 0 ? undefined : phase
+      this.#attention = attention
+      this.#acknowledge = acknowledge
+      this.#messageOut = messageOut
+      for (const nexus of away) this.#away.add(nexus)
+      // What was read ahead is not in a saved state: who waited to reselect does so again when it is there
+      for (const nexus of new Set([...ready, ...away])) this.#arrived(nexus)
+      const connected = this.#current
+      if (connected?.managed !== undefined) this.#manage(connected, connected.managed)
+      else if (connected !== undefined && phase < 0 && !moving) this.#advance(connected)
+    })
+  }
+
+  /** Goes on with a transfer that was under way when the state was saved; `vec` is what was not moved of it. */
+  goOnTransfer(vec: IoVec): Now<number> {
+    const nexus = this.#current
+    const phase = nexus?.task?.phase
+    if (nexus === undefined) return 0
+    if (phase === 'in' || phase === 'out') return this.#moveData(nexus, vec)
+    this.#advance(nexus)
+    return 0
+  }
+
+  #disband(): void {
     this.#generation++
     this.#current = undefined
     this.#phase = undefined
     this.#attention = false
     this.#acknowledge = false
+    this.#moving = undefined
+    this.#commands.clear()
     this.#away.clear()
     this.#ready.length = 0
-    const all = [...this.#targets.values()].map((target) => target.busReset()).filter(isLater)
-    if (all.length > 0) return Promise.all(all).then(() => {})
-  }
-
-  /** Commands that are with a target, connected or not. */
-  get commands(): number {
-    return this.#away.size + (this.#current?.task === undefined ? 0 : 1)
   }
 
   #takeMessages(nexus: Nexus, vec: IoVec): number {
@@ -246,15 +314,15 @@ export class ScsiBus {
       case message.INITIATOR_DETECTED_ERROR:
         return false
       case message.ABORT_TASK_SET:
-        return this.#manage(nexus, { function: 'abort task set', initiator: INITIATOR, lun: nexus.lun })
+        return this.#manage(nexus, 'abort task set')
       case message.ABORT_TASK:
-        return this.#manage(nexus, { function: 'abort task', initiator: INITIATOR, lun: nexus.lun, ...tagOf(nexus) })
+        return this.#manage(nexus, 'abort task')
       case message.CLEAR_TASK_SET:
-        return this.#manage(nexus, { function: 'clear task set', initiator: INITIATOR, lun: nexus.lun })
+        return this.#manage(nexus, 'clear task set')
       case message.LOGICAL_UNIT_RESET:
-        return this.#manage(nexus, { function: 'logical unit reset', initiator: INITIATOR, lun: nexus.lun })
+        return this.#manage(nexus, 'logical unit reset')
       case message.TARGET_RESET:
-        return this.#manage(nexus, { function: 'target reset', initiator: INITIATOR })
+        return this.#manage(nexus, 'target reset')
       default:
         nexus.messages.push(message.MESSAGE_REJECT)
         return false
@@ -262,12 +330,15 @@ export class ScsiBus {
   }
 
   /** Task management ends the connection: the bus goes free when the target has let go of all memory. */
-  #manage(nexus: Nexus, request: TaskManagement): true {
+  #manage(nexus: Nexus, name: TaskManagement['function']): true {
     const generation = this.#generation
+    const request = managementOf(nexus, name)
+    nexus.managed = name
     this.#phase = undefined
     this.#messageOut = []
     const end = () => {
       if (generation !== this.#generation) return
+      nexus.managed = undefined
       this.#forget(nexus, request)
       if (this.#current === nexus) this.#free()
       this.#events.phaseChanged()
@@ -282,7 +353,7 @@ export class ScsiBus {
       other.id === nexus.id &&
       (request.function === 'target reset' ||
         (other.lun === nexus.lun && (request.function !== 'abort task' || other.tag === nexus.tag)))
-    for (const other of this.#away) if (gone(other)) this.#away.delete(other)
+    for (const other of this.#away) if (gone(other)) this.#drop(other)
     const left = this.#ready.filter((other) => !gone(other))
     this.#ready.splice(0, this.#ready.length, ...left)
   }
@@ -301,6 +372,7 @@ export class ScsiBus {
       tag: nexus.tag,
       autosense: false,
     })
+    this.#commands.add(nexus)
     this.#advance(nexus)
     // What is longer than the command is padding: SeaBIOS sends 16 bytes whatever the group.
     return bytes.length
@@ -335,8 +407,11 @@ export class ScsiBus {
       return task.transferred - before
     }
     this.#phase = undefined
+    this.#moving = nexus
+    this.#movedBefore = before
     return moved.then(() => {
       if (generation !== this.#generation || this.#current !== nexus) return 0
+      this.#moving = undefined
       this.#advance(nexus)
       return task.transferred - before
     })
@@ -389,7 +464,7 @@ export class ScsiBus {
     if (!this.#away.has(nexus) || this.#ready.includes(nexus)) return
     const task = nexus.task!
     if (task.phase === 'aborted') {
-      this.#away.delete(nexus)
+      this.#drop(nexus)
       return
     }
     const more =
@@ -404,6 +479,11 @@ export class ScsiBus {
     }
     this.#ready.push(nexus)
     this.#events.reselecting()
+  }
+
+  #drop(nexus: Nexus): void {
+    this.#away.delete(nexus)
+    this.#commands.delete(nexus)
   }
 
   #say(nexus: Nexus, bytes: readonly number[], sequel: Nexus['sequel']): void {
@@ -423,19 +503,14 @@ export class ScsiBus {
   }
 
   #free(): void {
+    const nexus = this.#current
+    if (nexus !== undefined && !this.#away.has(nexus)) this.#commands.delete(nexus)
     this.#current = undefined
     this.#phase = undefined
     this.#attention = false
     this.#acknowledge = false
     this.#events.busFree()
   }
-}
-
-/** Our number of the one initiator port of this bus. */
-const INITIATOR = 0
-
-function tagOf(nexus: Nexus): { tag?: number } {
-  return nexus.attribute === 'untagged' ? {} : { tag: nexus.tag }
 }
 
 /** Length of the CDB that starts so; undefined if its group leaves that to the initiator. */

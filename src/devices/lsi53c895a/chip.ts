@@ -5,10 +5,11 @@ import { GuestVec } from '../dma.ts'
 import type { Bus, PciDevice, Saved, Window } from '../machine.ts'
 import { PciConfig } from '../pci.ts'
 import type { ScsiTarget } from '../scsi/index.ts'
+import { bytesOf, fieldsOf, flagOf, listOf, numberOf } from '../scsi/saved.ts'
 import { ScsiBus } from './bus.ts'
 import { InterruptUnit } from './interrupts.ts'
 import * as reg from './registers.ts'
-import { type ScriptsHost, ScriptsProcessor } from './scripts.ts'
+import { type Move, type ProcessorState, type ScriptsHost, ScriptsProcessor } from './scripts.ts'
 import { type Variant, variants } from './variants.ts'
 
 export interface LsiOptions {
@@ -20,6 +21,9 @@ export interface LsiOptions {
 
 /** Unit of the general purpose timer: 4340 cycles of the 40 MHz clock, ms. */
 const TIMER_UNIT = 4340 / 40000
+const TIMER_LIMIT = Math.ceil(TIMER_UNIT * 2 ** reg.STIME1_GEN)
+/** Turns of the event loop after which a chip that does not come to rest is taken as it is. */
+const REST_TURNS = 1000
 
 /** The chip as a PCI function. */
 export class Lsi53c895a implements PciDevice, ScriptsHost {
@@ -37,6 +41,7 @@ export class Lsi53c895a implements PciDevice, ScriptsHost {
   readonly #interrupts: InterruptUnit
   readonly #variant: (typeof variants)[Variant]
   #timer: (() => void) | undefined
+  #timerEnd = 0
   #slice = false
   /** Where BARs 2 and 1 stand while a program runs; 0 is nowhere. */
   #ramBase = 0
@@ -231,8 +236,13 @@ export class Lsi53c895a implements PciDevice, ScriptsHost {
   #setTimer(setting: number): void {
     this.#timer?.()
     this.#timer = undefined
-    if (setting === 0) return
-    this.#timer = this.#machine.clock.after(TIMER_UNIT * 2 ** setting, () => {
+    if (setting !== 0) this.#startTimer(TIMER_UNIT * 2 ** setting)
+  }
+
+  #startTimer(ms: number): void {
+    const { clock } = this.#machine
+    this.#timerEnd = clock.now() + ms
+    this.#timer = clock.after(ms, () => {
       this.#timer = undefined
       this.scsiInterrupt(0, reg.SIST1_GEN)
     })
@@ -250,7 +260,11 @@ export class Lsi53c895a implements PciDevice, ScriptsHost {
     this.#ramBase = this.#ram.length === 0 ? 0 : this.config.barAddress(2)
     this.#registerBase = this.config.barAddress(1)
     this.#scripts.poke()
-    if (!this.#scripts.run()) return
+    if (this.#scripts.run()) this.#defer()
+  }
+
+  /** Runs on when the guest has had its turn. */
+  #defer(): void {
     this.#slice = true
     this.#machine.clock.defer(() => {
       this.#slice = false
@@ -374,31 +388,57 @@ export class Lsi53c895a implements PciDevice, ScriptsHost {
     return this.#resetting
   }
 
-  async drain(): Promise<void> {
-    for (let tries = 0; tries < 1000 && this.bus.commands > 0; tries++)
+  drain(): void | Promise<void> {
+    if (this.#busy) return this.#rest()
+  }
+
+  /** Whether the chip goes on by itself: a program has more to do, or a target waits for the host. */
+  get #busy(): boolean {
+    if (this.#slice || this.#resetting !== undefined) return true
+    return isLater(this.bus.drain())
+  }
+
+  /** Resolves when neither a target nor a program goes on by itself, or when that has lasted for too long. */
+  async #rest(): Promise<void> {
+    for (let turns = 0; turns < REST_TURNS && this.#busy; turns++) {
+      await this.#resetting
+      await this.bus.drain()
       await new Promise<void>((resolve) => this.#machine.clock.defer(resolve))
+    }
   }
 
   save(): Saved {
+    const { move, ...processor } = this.#scripts.state
     return {
       registers: this.#bytes.slice(),
       ram: this.#ram.slice(),
       config: this.config.save(),
-      carry: this.#scripts.carry,
-      running: this.#scripts.running,
+      processor: { ...processor, move: move === undefined ? null : { ...move } },
+      interrupts: this.#interrupts.stacked,
+      timer: this.#timer === undefined ? -1 : Math.max(Math.ceil(this.#timerEnd - this.#machine.clock.now()), 0),
+      bus: this.bus.save(),
     }
   }
 
   restore(state: Saved): void {
     this.#resetRegisters()
     this.#busReset()
-    const { registers, ram, config, carry, running } = stateOf(state, this.#ram.length)
-    this.#bytes.set(registers)
-    this.#ram.set(ram)
-    this.config.restore(config)
-    this.#scripts.reset(carry)
-    if (running) this.#scripts.start()
-    this.#interrupts.update()
+    try {
+      const { registers, ram, config, processor, interrupts, timer, bus } = stateOf(state, this.#ram.length)
+      this.#bytes.set(registers)
+      this.#ram.set(ram)
+      this.config.restore(config)
+      const restored = this.bus.restore(bus, processor.move !== undefined)
+      this.#scripts.restore(processor)
+      this.#interrupts.restore(...interrupts)
+      if (timer >= 0) this.#startTimer(timer)
+      if (isLater(restored)) this.#holdUntil(restored.catch(() => this.#busReset()))
+    } catch (error) {
+      void this.reset()
+      throw error
+    }
+    // Guest memory is not there yet
+    this.#defer()
   }
 
   #resetRegisters(): void {
@@ -418,23 +458,49 @@ export class Lsi53c895a implements PciDevice, ScriptsHost {
 }
 
 interface LsiState {
-  registers: Uint8Array
-  ram: Uint8Array
-  config: Uint8Array
-  carry: boolean
-  running: boolean
+  readonly registers: Uint8Array
+  readonly ram: Uint8Array
+  readonly config: Uint8Array
+  readonly processor: ProcessorState
+  readonly interrupts: readonly [dma: number, scsi: number]
+  readonly timer: number
+  readonly bus: Saved
 }
 
 function stateOf(state: Saved, ramSize: number): LsiState {
-  const found = state as unknown as Partial<LsiState> | null
-  if (
-    !(found?.registers instanceof Uint8Array) ||
-    found.registers.length !== 256 ||
-    !(found.ram instanceof Uint8Array) ||
-    found.ram.length !== ramSize ||
-    !(found.config instanceof Uint8Array)
-  ) {
-    throw new RangeError('this is not the state of an LSI53C895A')
+  const saved = fieldsOf(state)
+  const registers = bytesOf(saved.registers, 256)
+  const ram = bytesOf(saved.ram, ramSize)
+  const config = bytesOf(saved.config, 256)
+  if (registers.length !== 256 || ram.length !== ramSize || config.length !== 256) {
+    throw new RangeError('this is not the state of this chip')
   }
-  return { ...found, carry: found.carry === true, running: found.running === true } as LsiState
+  const processor = fieldsOf(saved.processor)
+  const [dma, scsi] = listOf(saved.interrupts, 2)
+  return {
+    registers,
+    ram,
+    config,
+    processor: {
+      running: flagOf(processor.running),
+      carry: flagOf(processor.carry),
+      unanswered: flagOf(processor.unanswered),
+      move: processor.move === null ? undefined : moveOf(fieldsOf(processor.move)),
+    },
+    interrupts: [numberOf(dma, reg.DSTAT_INTERRUPTS), numberOf(scsi, 0xffff)],
+    timer: numberOf(saved.timer, TIMER_LIMIT, -1),
+    bus: saved.bus ?? null,
+  }
+}
+
+function moveOf(saved: { readonly [key: string]: Saved }): Move {
+  const count = numberOf(saved.count, 0xffffff)
+  return {
+    phase: numberOf(saved.phase, 7),
+    opcode: numberOf(saved.opcode, 0xff),
+    count,
+    high: numberOf(saved.high, 0xffffffff),
+    low: numberOf(saved.low, 0xffffffff),
+    done: numberOf(saved.done, count),
+  }
 }

@@ -23,6 +23,18 @@ export class InterruptUnit {
     this.update()
   }
 
+  /** The interrupts that wait behind those of the registers: DSTAT, and SIST1 and SIST0. */
+  get stacked(): readonly [dma: number, scsi: number] {
+    return [this.#stackedDma, this.#stackedScsi]
+  }
+
+  /** Takes up what {@link stacked} gave, the registers being restored already. */
+  restore(dma: number, scsi: number): void {
+    this.#stackedDma = dma
+    this.#stackedScsi = scsi
+    this.update()
+  }
+
   /** A DMA interrupt. */
   dma(bits: number): void {
     if (this.#pending) this.#stackedDma |= bits

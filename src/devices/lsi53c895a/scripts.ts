@@ -1,6 +1,6 @@
 /** The SCSI SCRIPTS processor: every instruction of the 53C895A (technical manual, chapter 5). */
 import type { IoVec } from '../../block/iovec.ts'
-import { isLater, type Now } from '../../block/now.ts'
+import { isLater } from '../../block/now.ts'
 import type { ScsiBus } from './bus.ts'
 import * as reg from './registers.ts'
 
@@ -34,6 +34,25 @@ const ENDLESS = 2 << 20
 /** What the processor waits for. */
 type Wait = 'nothing' | 'phase' | 'reselect' | 'disconnect' | 'data'
 
+/** A block move whose bytes come or go later. */
+export interface Move {
+  readonly phase: number
+  readonly opcode: number
+  readonly count: number
+  readonly high: number
+  readonly low: number
+  /** Bytes that were moved before. */
+  readonly done: number
+}
+
+/** What a saved state has of the processor beside the registers. */
+export interface ProcessorState {
+  readonly running: boolean
+  readonly carry: boolean
+  readonly unanswered: boolean
+  readonly move: Move | undefined
+}
+
 /** How an instruction leaves the processor. */
 const GO_ON = true
 const PAUSE = false
@@ -50,6 +69,7 @@ export class ScriptsProcessor {
   #generation = 0
   /** The last SELECT will time out: SCRIPTS go on meanwhile, up to the first instruction that needs the target. */
   #unanswered = false
+  #move: Move | undefined
 
   constructor(host: ScriptsHost) {
     this.#host = host
@@ -65,9 +85,25 @@ export class ScriptsProcessor {
     return this.#running && this.#wait === 'reselect'
   }
 
-  /** The carry bit; part of a saved state. */
-  get carry(): boolean {
-    return this.#carry
+  get state(): ProcessorState {
+    const move = this.#move
+    const progress = this.#wait === 'data' ? this.#host.bus.progress : 0
+    return {
+      running: this.#running,
+      carry: this.#carry,
+      unanswered: this.#unanswered,
+      move: move && { ...move, done: move.done + progress },
+    }
+  }
+
+  /** Takes up a saved state; the registers are restored already. {@link run} goes on. */
+  restore(state: ProcessorState): void {
+    this.reset()
+    this.#carry = state.carry
+    if (!state.running) return
+    this.start()
+    this.#unanswered = state.unanswered
+    this.#move = state.move
   }
 
   /** Starts at DSP. */
@@ -83,14 +119,15 @@ export class ScriptsProcessor {
     this.#running = false
     this.#unanswered = false
     this.#wait = 'nothing'
+    this.#move = undefined
     this.#generation++
     this.#registers.setUint8(reg.ISTAT1, this.#registers.getUint8(reg.ISTAT1) & ~reg.ISTAT1_SRUN)
   }
 
-  /** Power-on state, or a restored one. */
-  reset(carry = false): void {
+  /** Power-on state. */
+  reset(): void {
     this.stop()
-    this.#carry = carry
+    this.#carry = false
   }
 
   /** Goes on if what was waited for may have come. */
@@ -106,6 +143,7 @@ export class ScriptsProcessor {
       const singleStep = (this.#registers.getUint8(reg.DCNTL) & reg.DCNTL_SSM) !== 0
       for (let count = 0; count < SLICE; count++) {
         if (!this.#running || this.#wait !== 'nothing') return false
+        if (this.#move !== undefined && !this.#goOnMove(this.#move)) return false
         if (++this.#idle > ENDLESS) {
           this.#host.dmaInterrupt(reg.DSTAT_ABRT)
           return false
@@ -221,8 +259,19 @@ export class ScriptsProcessor {
     if (memory === undefined) return this.#fault(reg.DSTAT_BF)
     this.#idle = 0
     const moved = bus.transfer(memory)
-    if (isLater(moved)) return this.#later(moved, (length) => this.#moved(phase, opcode, count, low, memory, length))
+    if (isLater(moved)) return this.#later(moved, { phase, opcode, count, high, low, done: 0 }, memory)
     return this.#moved(phase, opcode, count, low, memory, moved)
+  }
+
+  /** A block move that a restored state was in the middle of; false if it waits again. */
+  #goOnMove(move: Move): boolean {
+    const { phase, opcode, count, high, low, done } = move
+    this.#move = undefined
+    const memory = this.#host.memory(high, low, count)
+    if (memory === undefined) return this.#fault(reg.DSTAT_BF)
+    const moved = this.#host.bus.goOnTransfer(memory.slice(done))
+    if (isLater(moved)) return this.#later(moved, move, memory)
+    return this.#moved(phase, opcode, count, low, memory, done + moved)
   }
 
   #selector(index: number): number {
@@ -231,13 +280,15 @@ export class ScriptsProcessor {
       : this.#get([reg.MMRS, reg.MMWS, reg.SFS, reg.DRS, reg.SBMS, reg.DBMS][index - 16] ?? reg.DBMS)
   }
 
-  #later(moved: Now<number>, then: (length: number) => boolean): boolean {
+  #later(moved: Promise<number>, move: Move, memory: IoVec): boolean {
     const generation = this.#generation
     this.#wait = 'data'
-    void Promise.resolve(moved).then((length) => {
+    this.#move = move
+    void moved.then((length) => {
       if (generation !== this.#generation) return
       this.#wait = 'nothing'
-      then(length)
+      this.#move = undefined
+      this.#moved(move.phase, move.opcode, move.count, move.low, memory, move.done + length)
       this.#host.resume()
     })
     return PAUSE

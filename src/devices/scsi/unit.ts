@@ -154,9 +154,12 @@ export abstract class LogicalUnit implements TaskOwner {
   resume(state: Saved): Task {
     const saved = fieldsOf(state)
     const command = commandOf(saved.command)
-    if (!flagOf(saved.begun)) return this.submit(command)
     const row = this.table.row(command.cdb)
     const task = new Task(whole(command, row), this, row?.exclusive === true)
+    if (!flagOf(saved.begun) && !flagOf(saved.ended)) {
+      this.#tasks.add(task)
+      return task
+    }
     if (!flagOf(saved.ended)) this.#tasks.adopt(task)
     try {
       task.resume(state, (again) => {

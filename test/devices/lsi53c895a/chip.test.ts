@@ -1,108 +1,22 @@
 /** The LSI53C895A as its technical manual describes it: SCRIPTS run against real targets. */
 import { describe, expect, test } from 'vitest'
-import { asDevice } from '../../../src/block/device.ts'
-import { Disk } from '../../../src/block/disk.ts'
-import { Memory } from '../../../src/block/protocols/memory.ts'
-import { lsi53c895a } from '../../../src/devices/lsi53c895a/index.ts'
 import * as reg from '../../../src/devices/lsi53c895a/registers.ts'
-import { DiskUnit, ScsiTarget } from '../../../src/devices/scsi/index.ts'
-import { Faulty } from '../../conformance/faulty.ts'
-import { microtasks, plug, testBus } from '../machine.ts'
+import { microtasks } from '../machine.ts'
+import {
+  BUFFER,
+  io,
+  machine,
+  PROGRAM,
+  READ,
+  ready,
+  SCRATCH,
+  slowRead,
+  TABLE,
+  TEST_UNIT_READY,
+  takeReselection,
+  WRITE,
+} from './machine.ts'
 import * as s from './scripts.ts'
-
-const PROGRAM = 0x10000
-const TABLE = 0x20000
-const BUFFER = 0x30000
-const SCRATCH = 0x40000
-
-const content = new Uint8Array(1 << 20)
-for (let i = 0; i < content.length; i++) content[i] = (i >> 9) + i
-
-function machine(model: 'lsi53c895a' | 'lsi53c810' = 'lsi53c895a') {
-  const bus = testBus({ ramSize: 1 << 20 })
-  const faulty = new Faulty(asDevice(Memory.from(content)))
-  const disk = new Disk(asDevice(faulty))
-  const target = new ScsiTarget()
-    .attach(0, new DiskUnit(disk))
-    .attach(1, new DiskUnit(new Disk(asDevice(new Memory(1 << 20)))))
-  const slot = plug(bus, lsi53c895a({ targets: new Map([[3, target]]), model }))
-  const base = slot.base(1)
-  const chip = {
-    bus,
-    slot,
-    content,
-    faulty,
-    disk,
-    target,
-    base,
-    device: slot.device,
-    r8: (offset: number) => slot.read(base + offset, 1),
-    r16: (offset: number) => slot.read(base + offset, 2),
-    r32: (offset: number) => slot.read(base + offset, 4),
-    w8: (offset: number, value: number) => slot.write(base + offset, 1, value),
-    w32: (offset: number, value: number) => slot.write(base + offset, 4, value),
-    put: (at: number, ...bytes: number[]) => bus.memory.ram.set(bytes, at),
-    bytes: (at: number, length: number) => [...bus.memory.ram.subarray(at, at + length)],
-    /** Assembles and runs a program, and gives DSPS of the INT that ended it. */
-    run(...program: (readonly number[])[]): number {
-      s.assemble(bus.memory, PROGRAM, ...program)
-      chip.w32(reg.DSP, PROGRAM)
-      return chip.r32(reg.DSPS)
-    },
-    /** Waits until the program has stopped. */
-    async stopped(): Promise<void> {
-      for (let i = 0; i < 1000 && chip.r8(reg.ISTAT1) & reg.ISTAT1_SRUN; i++) {
-        await microtasks()
-        bus.clock.turn()
-      }
-    },
-  }
-  chip.w8(reg.DIEN, 0x7d)
-  chip.w8(reg.SIEN0, 0x8f)
-  chip.w8(reg.SIEN1, 0x04)
-  return chip
-}
-
-type Chip = ReturnType<typeof machine>
-
-/** A program that sends a command with its messages and takes what comes, then INT 0x77. */
-function io(
-  chip: Chip,
-  cdb: number[],
-  options: { data?: readonly (readonly number[])[]; messages?: number[] } = {},
-): (readonly number[])[] {
-  const messages = options.messages ?? [0x80]
-  chip.put(SCRATCH, ...messages)
-  chip.put(SCRATCH + 0x10, ...cdb)
-  return [
-    s.selectAtn(3),
-    s.move(messages.length, SCRATCH, s.MSG_OUT),
-    s.move(cdb.length, SCRATCH + 0x10, s.COMMAND),
-    ...(options.data ?? []),
-    s.move(1, SCRATCH + 0x20, s.STATUS),
-    s.move(1, SCRATCH + 0x21, s.MSG_IN),
-    s.modify(reg.SCNTL2, 'and', 0x7f),
-    s.clear(s.ACK),
-    s.waitDisconnect(),
-    s.int(0x77),
-  ]
-}
-
-const READ = (lba: number, blocks: number) => [0x28, 0, 0, 0, lba >> 8, lba & 0xff, 0, blocks >> 8, blocks & 0xff, 0]
-const WRITE = (lba: number, blocks: number) => [0x2a, ...READ(lba, blocks).slice(1)]
-const TEST_UNIT_READY = [0, 0, 0, 0, 0, 0]
-
-/** Takes the unit attentions that a unit has after power on. */
-function ready(chip: Chip): Chip {
-  for (let tries = 0; tries < 5; tries++) {
-    chip.run(...io(chip, TEST_UNIT_READY))
-    chip.r8(reg.DSTAT)
-    if (chip.bytes(SCRATCH + 0x20, 1)[0] === 0) return chip
-    chip.run(...io(chip, [3, 0, 0, 0, 18, 0], { data: [s.move(18, BUFFER, s.DATA_IN)] }))
-    chip.r8(reg.DSTAT)
-  }
-  throw new Error('the unit does not get ready')
-}
 
 describe('PCI face (chapter 4.1)', () => {
   test('the 895A: identity, three BARs', () => {
@@ -496,7 +410,7 @@ test('the way of SeaBIOS: no SATN/, padded commands, empty data phases, no relea
     seabios([3, 0, 0, 0, 18, 0], s.move(18, BUFFER, s.DATA_IN))
   }
   expect(seabios(READ(7, 1), s.move(512, BUFFER, s.DATA_IN))).toEqual([0, 0])
-  expect(chip.bytes(BUFFER, 512)).toEqual([...content.subarray(7 * 512, 8 * 512)])
+  expect(chip.bytes(BUFFER, 512)).toEqual([...chip.content.subarray(7 * 512, 8 * 512)])
 })
 
 describe('messages (SPI-3 16)', () => {
@@ -552,35 +466,6 @@ describe('messages (SPI-3 16)', () => {
 })
 
 describe('disconnection and reselection', () => {
-  /** Sends a tagged READ whose disk answers later: the target disconnects, and the program waits for reselection. */
-  function slowRead(chip: Chip, tag: number, lba: number): (readonly number[])[] {
-    chip.put(SCRATCH + 0x100 * tag, 0xc0, 0x20, tag)
-    chip.put(SCRATCH + 0x100 * tag + 0x10, ...READ(lba, 8))
-    return [
-      s.selectAtn(3),
-      s.move(3, SCRATCH + 0x100 * tag, s.MSG_OUT),
-      s.move(10, SCRATCH + 0x100 * tag + 0x10, s.COMMAND),
-      s.move(1, SCRATCH + 0x100 * tag + 0x20, s.MSG_IN),
-      s.modify(reg.SCNTL2, 'and', 0x7f),
-      s.clear(s.ACK),
-      s.waitDisconnect(),
-    ]
-  }
-
-  const takeReselection = (at: number, buffer: number) => [
-    s.waitReselect(),
-    s.move(1, at, s.MSG_IN),
-    s.clear(s.ACK),
-    s.move(2, at + 1, s.MSG_IN),
-    s.clear(s.ACK),
-    s.move(4096, buffer, s.DATA_IN),
-    s.move(1, at + 3, s.STATUS),
-    s.move(1, at + 4, s.MSG_IN),
-    s.modify(reg.SCNTL2, 'and', 0x7f),
-    s.clear(s.ACK),
-    s.waitDisconnect(),
-  ]
-
   test('several commands in flight: each disconnects, each comes back with its tag and its data', async () => {
     const chip = ready(machine())
     chip.faulty.later()
@@ -725,22 +610,4 @@ describe('bad programs', () => {
       expect(chip.run(s.int(0x12))).toBe(0x12)
     }
   })
-})
-
-test('a saved state goes on where it was', () => {
-  const chip = machine()
-  chip.w32(reg.SCRATCHA, 0xcafe)
-  chip.run(s.set(s.CARRY), s.waitReselect(), s.int(1))
-  const saved = chip.device.save()
-  const other = machine()
-  other.bus.memory.ram.set(chip.bus.memory.ram)
-  other.device.restore(saved)
-  expect(other.r32(reg.SCRATCHA)).toBe(0xcafe)
-  expect(other.r8(reg.ISTAT1)).toBe(reg.ISTAT1_SRUN)
-  const way = PROGRAM + 0x800
-  s.assemble(other.bus.memory, way, s.int(0x21, { carry: true }))
-  s.assemble(other.bus.memory, PROGRAM + 8, s.waitReselect(way))
-  other.w8(reg.ISTAT0, reg.ISTAT0_SIGP)
-  expect(other.r32(reg.DSPS)).toBe(0x21)
-  expect(() => other.device.restore({ registers: 5 })).toThrow(/not the state/)
 })
