@@ -1,4 +1,4 @@
-/** `npm run crash -- [--states N] [--seed N] [--only WORD]`: long runs of the crash explorer. */
+/** `npm run crash -- [--states N] [--seed N] [--rounds N] [--only WORD]`: long runs of the crash explorer. */
 import { spawnSync } from 'node:child_process'
 import path from 'node:path'
 import { root } from './bundle.mjs'

@@ -80,6 +80,7 @@ export class BlockDevice implements BlockDriver {
   readonly #unit: number
   readonly #lock: RangeLock | undefined
   #closed: Now<void> | undefined
+  #growing: Promise<void> | undefined
   #isClosed = false
 
   constructor(driver: BlockDriver) {
@@ -213,6 +214,24 @@ export class BlockDevice implements BlockDriver {
     if (this.driver.resize === undefined)
       throw new BlockError('ENOTSUP', `Cannot resize ${this.name}: it has a fixed size`)
     return this.driver.resize(size)
+  }
+
+  /**
+   * Makes the device at least `end` bytes long; where it must grow, `size` bytes. One such change at a time: two that overlap
+   * could end with the smaller size.
+   */
+  grow(end: number, size = end): Now<void> {
+    if (end <= this.size) return
+    if (this.#growing !== undefined) {
+      const again = () => this.grow(end, size)
+      return this.#growing.then(again, again)
+    }
+    const grown = this.resize(size)
+    if (!(grown instanceof Promise)) return
+    this.#growing = grown.finally(() => {
+      this.#growing = undefined
+    })
+    return this.#growing
   }
 
   allocated(): Now<number> {

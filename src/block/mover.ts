@@ -200,7 +200,7 @@ export class ImageDevice implements BlockDriver {
     const file = found.file ?? this.image.file
     const end = found.at + found.length
     if (end <= file.size) return file.write(found.at, from)
-    return after(file.resize(end), () => file.write(found.at, from))
+    return after(file.grow(end), () => file.write(found.at, from))
   }
 
   /** Writes what cannot be overwritten in place. */
@@ -297,10 +297,7 @@ export class ImageDevice implements BlockDriver {
       const end = space.at + space.bytes.length
       return after(
         rescue(
-          () =>
-            after(image.file.size < end ? image.file.resize(end) : undefined, () =>
-              image.file.write(space.at, bytesVec(space.bytes)),
-            ),
+          () => after(image.file.grow(end), () => image.file.write(space.at, bytesVec(space.bytes))),
           (error) =>
             after(space.abandon(), () => {
               throw error

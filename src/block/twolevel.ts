@@ -6,6 +6,7 @@ import { bytesVec } from './iovec.ts'
 import { readPadded } from './mover.ts'
 import { after, all, type Now, repeat, rescue } from './now.ts'
 import { MAX_PAGE, Page, PageCache, type Patch, patchesOf, settlePages, takeDirty } from './pages.ts'
+import { Rounds } from './rounds.ts'
 import { Traffic } from './traffic.ts'
 
 /** What an entry of a second-level table says, given as its two halves. */
@@ -88,10 +89,8 @@ export class TwoLevelImage implements Image {
   #packedEnd = 0
   #frees: Run[] = []
   readonly #pool: Run[] = []
-  #growing: Promise<void> | undefined
   #grown = false
-  #running: Promise<void> | undefined
-  #next: Promise<void> | undefined
+  readonly #rounds = new Rounds(() => (this.#dirty() ? this.#commit() : this.file.flush()))
   #unpacked: { at: number; bytes: Uint8Array } | undefined
 
   constructor(format: TwoLevelFormat) {
@@ -258,14 +257,7 @@ export class TwoLevelImage implements Image {
 
   flush(): Now<void> {
     if (this.readOnly) return
-    if (this.#running === undefined) return this.#start()
-    this.#next ??= this.#running
-      .catch(() => {}) // its askers hear of it; the next commit tries again
-      .then(() => {
-        this.#next = undefined
-        return this.#start()
-      })
-    return this.#next
+    return this.#rounds.busy || this.#dirty() ? this.#rounds.run() : this.file.flush()
   }
 
   async close(): Promise<void> {
@@ -286,15 +278,6 @@ export class TwoLevelImage implements Image {
     await attempt(() => this.file.close())
     await attempt(() => this.#format.backing?.close())
     if (failure !== undefined) throw failure
-  }
-
-  #start(): Now<void> {
-    if (!this.#dirty()) return this.file.flush()
-    const running = this.#commit().finally(() => {
-      this.#running = undefined
-    })
-    this.#running = running
-    return running
   }
 
   #dirty(): boolean {
@@ -326,7 +309,7 @@ export class TwoLevelImage implements Image {
         await this.file.flush()
       }
       const end = patches.reduce((most, { at, bytes }) => Math.max(most, at + bytes.length), 0)
-      if (end > this.file.size) await this.file.resize(end)
+      await this.file.grow(end)
       await all(patches.map(({ at, bytes }) => this.file.write(at, bytesVec(bytes))))
       await this.file.flush()
     } catch (error) {
@@ -366,22 +349,17 @@ export class TwoLevelImage implements Image {
   }
 
   #extend(end: number): Now<void> {
-    if (end <= this.file.size) return
-    if (this.#growing !== undefined) return this.#growing.then(() => this.#extend(end))
-    const step = Math.min(Math.max(16 * this.clusterSize, this.file.size / 8), 64 << 20)
+    const { size } = this.file
+    if (end <= size) return
+    const step = Math.min(Math.max(16 * this.clusterSize, size / 8), 64 << 20)
     this.#grown = true
-    const grown = rescue(
-      () => this.file.resize(Math.ceil((end + step) / this.clusterSize) * this.clusterSize),
+    return rescue(
+      () => this.file.grow(end, Math.ceil((end + step) / this.clusterSize) * this.clusterSize),
       (error) => {
         const code = errnoOf(error) === 'ENOTSUP' ? 'ENOSPC' : errnoOf(error)
         throw new BlockError(code, `Cannot allocate space in ${this.name}: its file cannot grow`, { cause: error })
       },
     )
-    if (!(grown instanceof Promise)) return
-    this.#growing = grown.finally(() => {
-      this.#growing = undefined
-    })
-    return this.#growing
   }
 
   #unpressed<T>(body: () => Now<T>): Now<T> {

@@ -9,29 +9,40 @@ import { qedWorkloads, recordQed } from './qed.ts'
 export async function run(args: readonly string[]): Promise<number> {
   const { values } = parseArgs({
     args: [...args],
-    options: { states: { type: 'string' }, seed: { type: 'string' }, only: { type: 'string' } },
+    options: {
+      states: { type: 'string' },
+      seed: { type: 'string' },
+      rounds: { type: 'string' },
+      only: { type: 'string' },
+    },
   })
   const states = Number(values.states ?? 10_000)
-  const seed = Number(values.seed ?? Date.now() % 2 ** 31)
+  const first = Number(values.seed ?? Date.now() % 2 ** 31)
+  const rounds = Number(values.rounds ?? 1)
   const folder = temporaryFolder()
   const qemuEvery = lacks('qemu-img') ? 0 : Math.max(1, Math.ceil(states / 100))
   let failed = 0
   const runs = [
-    ...workloads.map((workload) => ({ name: `qcow2: ${workload.name}`, run: () => record(workload, seed) })),
+    ...workloads.map((workload) => ({
+      name: `qcow2: ${workload.name}`,
+      run: (seed: number) => record(workload, seed),
+    })),
     ...qedWorkloads.map((workload) => ({
       name: `${workload.format}${workload.backed ? ' over a backing file' : ''}`,
-      run: () => recordQed(workload, seed),
+      run: (seed: number) => recordQed(workload, seed),
     })),
-  ]
+  ].filter(({ name }) => values.only === undefined || name.includes(values.only))
+  const total = { states: 0, qemu: 0 }
   try {
-    console.log(`seed ${seed}, about ${states} states each`)
-    for (const { name, run } of runs) {
-      if (values.only !== undefined && !name.includes(values.only)) continue
-      const found = await explore(await run(), { states, seed, qemuEvery, file: folder.file('state') })
-      console.log(
-        `${found.failure === undefined ? 'good' : 'BAD '}  ${name}: ${found.states} states, ${found.qemu} by qemu-img`,
-      )
-      if (found.failure !== undefined) {
+    for (let seed = first; seed < first + rounds; seed++) {
+      console.log(`seed ${seed}, about ${states} states each`)
+      for (const { name, run } of runs) {
+        const found = await explore(await run(seed), { states, seed, qemuEvery, file: folder.file('state') })
+        total.states += found.states
+        total.qemu += found.qemu
+        const verdict = found.failure === undefined ? 'good' : 'BAD '
+        console.log(`${verdict}  ${name}: ${found.states} states, ${found.qemu} by qemu-img`)
+        if (found.failure === undefined) continue
         console.log(found.failure)
         failed++
       }
@@ -39,5 +50,6 @@ export async function run(args: readonly string[]): Promise<number> {
   } finally {
     folder.remove()
   }
+  console.log(`${total.states} states, ${total.qemu} by qemu-img; ${failed} failures`)
   return failed === 0 ? 0 : 1
 }

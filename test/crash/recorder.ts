@@ -95,13 +95,13 @@ export class Recorder implements BlockDriver {
     if (size === undefined) {
       if (bytes === undefined) this.#bytes.fill(0, at, at + length)
       else this.#bytes.set(bytes, at)
-    } else {
-      this.#grow(size)
-      this.#bytes.fill(0, Math.min(size, this.#size))
-      this.#size = size
     }
     return this.#finish(() => {
       change.end = this.now++
+      if (size === undefined) return
+      this.#grow(size)
+      this.#bytes.fill(0, Math.min(size, this.#size))
+      this.#size = size
     })
   }
 

@@ -36,7 +36,6 @@ export class Allocator {
   /** Free clusters from `scan` up to `scanEnd` were there at open and are not in the pool yet. */
   #scan = 0
   readonly #scanEnd: number
-  #growing: Promise<void> | undefined
   #moving: Promise<void> | undefined
   #grown = false
   #refused = 0
@@ -87,27 +86,17 @@ export class Allocator {
     )
   }
 
-  /** Takes one use from each cluster; those with none left are free from now on. */
+  /**
+   * Takes one use from each cluster; those with none left are free from now on. They are punched while they are still counted:
+   * once they are not, another request may take them, and a punch that is under way would hit its data.
+   */
   give(cluster: number, count: number): Now<void> {
-    const freed: { cluster: number; count: number }[] = []
-    return after(
+    const punched = new Set<number>()
+    return after(this.#punchLast(cluster, count, punched), () =>
       this.#counts.lower(cluster, count, (one) => {
         this.#placed.remove(one * this.#clusterSize)
-        const last = freed.at(-1)
-        if (last !== undefined && last.cluster + last.count === one) last.count++
-        else freed.push({ cluster: one, count: 1 })
+        this.#release(one, punched.has(one))
       }),
-      () => {
-        let index = 0
-        return repeat(() => {
-          const run = freed[index++]
-          if (run === undefined) return false
-          return after(this.#zero(run.cluster, run.count), (zeroed) => {
-            this.#release({ ...run, zeroed })
-            return true
-          })
-        })
-      },
     )
   }
 
@@ -125,19 +114,36 @@ export class Allocator {
     )
   }
 
-  #release(run: Space): void {
-    if (run.zeroed && run.cluster + run.count === this.#tail) {
-      this.#tail = run.cluster
-      return
-    }
+  #release(cluster: number, zeroed: boolean): void {
     const last = this.#pool.at(-1)
-    if (last !== undefined && last.cluster + last.count === run.cluster && last.zeroed === run.zeroed) {
-      this.#pool[this.#pool.length - 1] = { ...last, count: last.count + run.count }
-    } else if (this.#pool.length < MAX_RUNS) this.#pool.push(run)
+    const grows = last !== undefined && last.cluster + last.count === cluster && last.zeroed === zeroed
+    if (zeroed && cluster + 1 === this.#tail) {
+      this.#tail = cluster
+      if (grows) {
+        this.#tail = last.cluster
+        this.#pool.pop()
+      }
+    } else if (grows) this.#pool[this.#pool.length - 1] = { ...last, count: last.count + 1 }
+    else if (this.#pool.length < MAX_RUNS) this.#pool.push({ cluster, count: 1, zeroed })
+  }
+
+  /** Punches the clusters that have one use; `punched` gets those that read as zeroes then. */
+  #punchLast(cluster: number, count: number, punched: Set<number>): Now<void> {
+    if (!this.#punch) return
+    return after(this.#counts.singles(cluster, count), (runs) => {
+      let index = 0
+      return repeat(() => {
+        const run = runs[index++]
+        if (run === undefined) return false
+        return after(this.#zero(run.cluster, run.count), (zeroed) => {
+          for (let each = 0; zeroed && each < run.count; each++) punched.add(run.cluster + each)
+          return true
+        })
+      })
+    })
   }
 
   #zero(cluster: number, count: number): Now<boolean> {
-    if (!this.#punch) return false
     const at = cluster * this.#clusterSize
     const length = Math.min(count * this.#clusterSize, this.#file.size - at)
     if (length <= 0) return true
@@ -149,8 +155,9 @@ export class Allocator {
 
   #scanPage(): Now<void> {
     const from = this.#scan
-    return after(this.#counts.freeRuns(from, Math.min(this.#scanEnd, this.#tail)), ({ runs, next }) => {
-      if (this.#scan !== from) return // another request was faster
+    return this.#counts.freeRuns(from, Math.min(this.#scanEnd, this.#tail), (runs, next) => {
+      // Another request was faster; or clusters were given back meanwhile, and are free here too: a later look is better.
+      if (this.#scan !== from || this.#pool.length > 0) return
       this.#scan = next
       for (const run of runs.reverse()) this.#pool.push({ ...run, zeroed: false })
     })
@@ -237,21 +244,16 @@ export class Allocator {
 
   /** Makes the file at least `end` bytes long, in large steps. */
   #extend(end: number): Now<void> {
-    if (end <= this.#file.size) return
-    if (this.#growing !== undefined) return this.#growing.then(() => this.#extend(end))
-    const step = Math.min(Math.max(GROW_LEAST * this.#clusterSize, this.#file.size / 8), GROW_MOST)
+    const { size } = this.#file
+    if (end <= size) return
+    const step = Math.min(Math.max(GROW_LEAST * this.#clusterSize, size / 8), GROW_MOST)
     this.#grown = true
-    const grown = rescue(
-      () => this.#file.resize(Math.ceil((end + step) / this.#clusterSize) * this.#clusterSize),
+    return rescue(
+      () => this.#file.grow(end, Math.ceil((end + step) / this.#clusterSize) * this.#clusterSize),
       (error) => {
         const code = errnoOf(error) === 'ENOTSUP' ? 'ENOSPC' : errnoOf(error)
         throw new BlockError(code, `Cannot allocate space in ${this.#name}: its file cannot grow`, { cause: error })
       },
     )
-    if (!(grown instanceof Promise)) return
-    this.#growing = grown.finally(() => {
-      this.#growing = undefined
-    })
-    return this.#growing
   }
 }

@@ -466,7 +466,7 @@ export class ClusterMap {
     const offset = cluster * this.#clusterSize
     const end = offset + count * this.#clusterSize
     const found = this.#allocation(cluster, count, { offset, zeroed: false, was, file })
-    return after(end > file.size ? file.resize(end) : undefined, () => found)
+    return after(file.grow(end), () => found)
   }
 
   /** Subclusters of a cluster that is there. */
@@ -485,7 +485,7 @@ export class ClusterMap {
     const file = this.#parts.dataFile ?? this.#parts.file
     const end = offset + last * this.#subSize
     // Another program may have let the file end within the cluster, behind the subclusters that it wrote.
-    return after(end > file.size ? file.resize(end) : undefined, () =>
+    return after(file.grow(end), () =>
       this.#subAllocation(cluster, first, last, offset, false, state === 'zero' ? 'zero' : 'hole', undefined),
     )
   }
@@ -500,7 +500,7 @@ export class ClusterMap {
     if (this.#parts.dataFile !== undefined) {
       const file = this.#parts.dataFile
       const offset = cluster * this.#clusterSize
-      return after(offset + this.#clusterSize > file.size ? file.resize(offset + this.#clusterSize) : undefined, () =>
+      return after(file.grow(offset + this.#clusterSize), () =>
         this.#subAllocation(cluster, first, last, offset, false, was, undefined),
       )
     }

@@ -3,6 +3,7 @@ import type { BlockDevice } from '../../device.ts'
 import { bytesVec } from '../../iovec.ts'
 import { after, all, type Now, rescue } from '../../now.ts'
 import type { Patch } from '../../pages.ts'
+import { Rounds } from '../../rounds.ts'
 import type { Traffic } from '../../traffic.ts'
 import type { Allocator } from './allocator.ts'
 import type { ClusterMap, Clusters } from './clusters.ts'
@@ -31,21 +32,28 @@ export interface CommitParts {
 }
 
 /**
- * Commits: the order of a commit is
+ * Commits. What must hold of the medium at every moment, whatever subset of the writes since the last barrier is on it:
+ *
+ * - an entry leads only to what is durable behind it: data, or zeroes that were there before the cluster was taken;
+ * - a cluster that an entry leads to is counted, at least as often as it is led to;
+ * - nothing is taken, punched or written anew that an entry on the medium still leads to.
+ *
+ * So the changes are cut into generations: what is in memory when a commit begins is copied and is one generation; a link made
+ * later belongs to the next, even if it shares a table's sector. Commits never overlap. The order of each is
  *
  * 1. refcount blocks; new ones durable before the table shows them, a moved table durable before the header shows it;
- * 2. barrier: the data of new clusters and their refcounts are durable;
- * 3. L2 entries and L1 entries, as they were when the commit began;
+ * 2. barrier: the data of the generation's clusters (written before they were linked) and their refcounts are durable;
+ * 3. the generation's L2 entries and L1 entries;
  * 4. barrier: they are durable;
- * 5. in memory, clusters that nothing shows any more lose their use; they may be given away from now on.
+ * 5. when the requests that may still use an old mapping are over: what the generation's entries led to before is punched,
+ *    loses its use in memory, and is taken again from then on.
  *
  * With lazy refcounts, the image is marked dirty in place of the first step; the barrier makes that durable before any link.
- * A change of the header comes after all that. One commit runs at a time; those who ask meanwhile share the next.
+ * A change of the header comes after all that.
  */
 export class Commit {
   readonly #parts: CommitParts
-  #running: Promise<void> | undefined
-  #next: Promise<void> | undefined
+  readonly #rounds = new Rounds(() => (this.#dirty() ? this.#commit() : this.#barrier('flush')))
   #giving: Promise<void> | undefined
   #headerChanged = false
   #settling = false
@@ -56,14 +64,7 @@ export class Commit {
 
   /** Makes everything that completed before the call durable. */
   flush(): Now<void> {
-    if (this.#running === undefined) return this.#start()
-    this.#next ??= this.#running
-      .catch(() => {}) // its askers hear of it; the next commit tries again
-      .then(() => {
-        this.#next = undefined
-        return this.#start()
-      })
-    return this.#next
+    return this.#rounds.busy || this.#dirty() ? this.#rounds.run() : this.#barrier('flush')
   }
 
   /** Flushes until nothing is left to write, what was given back and lazy refcounts included. */
@@ -106,15 +107,6 @@ export class Commit {
     return (header.compatible & COMPATIBLE_LAZY_REFCOUNTS) !== 0n && !this.#settling && !counts.pressed
   }
 
-  #start(): Now<void> {
-    if (!this.#dirty()) return this.#barrier('flush')
-    const running = this.#commit().finally(() => {
-      this.#running = undefined
-    })
-    this.#running = running
-    return running
-  }
-
   async #commit(): Promise<void> {
     const { counts, map, allocator, header } = this.#parts
     const retired = allocator.retired.splice(0)
@@ -123,7 +115,6 @@ export class Commit {
     const changed = this.#headerChanged
     this.#headerChanged = false
     let marked = false
-    const place = { offset: header.refcountTableOffset, clusters: header.refcountTableClusters }
     try {
       if (countPatches !== undefined) await this.#writeCounts(countPatches)
       else if (mapPatches.links && (header.incompatible & INCOMPATIBLE_DIRTY) === 0n) {
@@ -141,8 +132,6 @@ export class Commit {
     } catch (error) {
       this.#headerChanged ||= changed
       if (marked) header.incompatible &= ~INCOMPATIBLE_DIRTY
-      header.refcountTableOffset = place.offset
-      header.refcountTableClusters = place.clusters
       countPatches?.settle(false)
       mapPatches.settle(false)
       allocator.retired.push(...retired)
@@ -161,6 +150,7 @@ export class Commit {
     await this.#write(patches.table)
     if (!patches.moved) return
     await this.#barrier('table')
+    // From here on the new table is the right one, even if this commit fails: the old lacks what the new counts.
     header.refcountTableOffset = patches.tableOffset
     header.refcountTableClusters = patches.tableClusters
     await this.writeHeader()
@@ -190,9 +180,7 @@ export class Commit {
     const { file } = this.#parts
     let end = 0
     for (const { at, bytes } of patches) end = Math.max(end, at + bytes.length)
-    return after(end > file.size ? file.resize(end) : undefined, () =>
-      all(patches.map(({ at, bytes }) => file.write(at, bytesVec(bytes)))),
-    )
+    return after(file.grow(end), () => all(patches.map(({ at, bytes }) => file.write(at, bytesVec(bytes)))))
   }
 
   #barrier(which: Barrier): Now<void> {

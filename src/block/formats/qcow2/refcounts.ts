@@ -99,6 +99,18 @@ export interface CountPatches {
   settle(written: boolean): void
 }
 
+/** Host clusters that follow each other. */
+export interface Run {
+  readonly cluster: number
+  count: number
+}
+
+function append(runs: Run[], cluster: number): void {
+  const last = runs.at(-1)
+  if (last !== undefined && last.cluster + last.count === cluster) last.count++
+  else runs.push({ cluster, count: 1 })
+}
+
 /** All refcounts of an image. */
 export class Refcounts {
   readonly order: number
@@ -212,22 +224,33 @@ export class Refcounts {
     )
   }
 
-  /** Runs of `length` at least 1 with refcount 0 in the page that holds `cluster`, and where the next page begins. */
-  freeRuns(cluster: number, end: number): Now<{ runs: { cluster: number; count: number }[]; next: number }> {
+  /** Calls `found` with the runs of refcount 0 from `cluster` to the end of its page, and with where the next page begins. */
+  freeRuns(cluster: number, end: number, found: (runs: Run[], next: number) => void): Now<void> {
     const next = (Math.floor(cluster / this.#perPage) + 1) * this.#perPage
     return after(this.#page(cluster), (page) => {
-      const runs: { cluster: number; count: number }[] = []
-      if (page === undefined) return { runs, next: (Math.floor(cluster / this.perBlock) + 1) * this.perBlock }
+      const runs: Run[] = []
+      if (page === undefined) return found(runs, (Math.floor(cluster / this.perBlock) + 1) * this.perBlock)
       const bytes = page.bytes()
       const base = next - this.#perPage
       for (let at = cluster; at < Math.min(next, end); at++) {
-        if (readCount(bytes, this.order, at - base) !== 0) continue
-        const last = runs.at(-1)
-        if (last !== undefined && last.cluster + last.count === at) last.count++
-        else runs.push({ cluster: at, count: 1 })
+        if (readCount(bytes, this.order, at - base) === 0) append(runs, at)
       }
-      return { runs, next }
+      found(runs, next)
     })
+  }
+
+  /** The runs of clusters that have one use. */
+  singles(cluster: number, count: number): Now<Run[]> {
+    const runs: Run[] = []
+    let at = cluster
+    return after(
+      this.#each(cluster, count, (page, index) => {
+        if (readCount(page.bytes(), this.order, index) === 1) append(runs, at)
+        at++
+        return true
+      }),
+      () => runs,
+    )
   }
 
   /** Sets the counts of free clusters to 1; gives how many of the first were free. The blocks must exist. */
