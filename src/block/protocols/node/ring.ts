@@ -1,4 +1,5 @@
 /** io_uring(7): the rings, mapped once; requests go in as numbers and come out as numbers. */
+import { isMainThread } from 'node:worker_threads'
 import { onKick } from '../../turn.ts'
 import { EAGAIN, EBUSY, EINTR } from './failure.ts'
 import { type Libc, libc, type Watch } from './libc.ts'
@@ -278,6 +279,8 @@ function open(): { ring: Ring | undefined; reason: string } {
   if (process.env.BLOCK86_IO_URING === 'off') {
     return { ring: undefined, reason: 'switched off by BLOCK86_IO_URING=off' }
   }
+  // A thread that is terminated is called back by koffi's watch once more, which ends the process.
+  if (!isMainThread) return { ring: undefined, reason: 'it works in the main thread only' }
   const calls = libc()
   if (calls === undefined) return { ring: undefined, reason: 'it needs the C library' }
   try {
