@@ -156,9 +156,10 @@ describe.skipIf(lacks('qemu-img', 'qemu-io'))('img', () => {
   })
   scenario({
     title: 'map',
-    given: INPUTS,
+    given: `${INPUTS}
+      qemu-img create -q -f qcow2 -o preallocation=metadata p.qcow2 4M; ${io('qcow2', 'p.qcow2', 'write -P 1 100k 64k')}`,
     run: [
-      ...['a.qcow2', 'o.qcow2', 'a.raw', 'e.qed', 'c.qcow'].flatMap((name) => [
+      ...['a.qcow2', 'o.qcow2', 'a.raw', 'e.qed', 'c.qcow', 'p.qcow2'].flatMap((name) => [
         `map ${name}`,
         `map --output=json ${name}`,
       ]),

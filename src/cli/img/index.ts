@@ -1,21 +1,34 @@
 /** `block86 img`: the sub-commands of qemu-img; each is loaded when it is called. */
 import { messageOf } from '../../block/error.ts'
 import { Helped } from './arguments.ts'
-import { type Console, Failure, misuse, PROGRAM, report } from './console.ts'
+import { type Console, misuse, PROGRAM, report } from './console.ts'
 
 /** A sub-command: takes what follows it on the command line, resolves to the exit status. */
 export type Command = (argv: readonly string[], console: Console) => Promise<number>
 
 const commands: Readonly<Record<string, { readonly summary: string; load(): Promise<Command> }>> = {
+  amend: { summary: 'change options of an existing image', load: async () => (await import('./amend.ts')).amend },
   bench: { summary: 'measure requests on an image', load: async () => (await import('./bench.ts')).benchCommand },
+  bitmap: {
+    summary: 'add, remove, clear, enable, disable or merge bitmaps',
+    load: async () => (await import('./bitmap.ts')).bitmap,
+  },
   check: { summary: 'check an image, and repair it', load: async () => (await import('./check.ts')).check },
+  commit: {
+    summary: 'write an image down into its backing file',
+    load: async () => (await import('./commit.ts')).commit,
+  },
   compare: {
     summary: 'say whether two images hold the same',
     load: async () => (await import('./compare.ts')).compare,
   },
+  convert: { summary: 'copy images into one of any format', load: async () => (await import('./convert.ts')).convert },
   create: { summary: 'make an image', load: async () => (await import('./create.ts')).create },
+  dd: { summary: 'copy blocks, with the options of dd', load: async () => (await import('./dd.ts')).dd },
   info: { summary: 'tell about an image', load: async () => (await import('./info.ts')).info },
   map: { summary: 'tell where in its files an image has what', load: async () => (await import('./map.ts')).map },
+  measure: { summary: 'tell how large a new image will get', load: async () => (await import('./measure.ts')).measure },
+  rebase: { summary: 'put an image on another backing file', load: async () => (await import('./rebase.ts')).rebase },
   resize: { summary: 'change the size of a disk', load: async () => (await import('./resize.ts')).resize },
   snapshot: {
     summary: 'list, make, apply or delete internal snapshots',
@@ -58,7 +71,8 @@ export async function runImg(argv: readonly string[], version: string, console: 
   } catch (error) {
     if (error instanceof Helped) return 0
     report(console, messageOf(error))
-    return error instanceof Failure ? error.status : 1
+    const status = typeof error === 'object' && error !== null ? Reflect.get(error, 'status') : undefined
+    return typeof status === 'number' ? status : 1
   }
 }
 

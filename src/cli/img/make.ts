@@ -18,13 +18,14 @@ export function creatable(name: string): FormatDriver {
   return format
 }
 
-/** Makes an image; what is there is gone. Failures have no name before them. */
+/** Makes an image; what is there is gone. Failures have no name before them, and call the file `shown`. */
 export async function makeImage(
   name: string,
   format: FormatDriver,
   size: number,
   known: readonly FormatOption[],
   values: OptionValues,
+  shown = name,
 ): Promise<void> {
   checkValues(format.name, size, values)
   const options = libraryOptions(known, values)
@@ -32,7 +33,7 @@ export async function makeImage(
   delete own.size
   if (format.name === 'raw' && preallocation !== undefined && !/^(off|falloc|full)$/.test(String(preallocation)))
     throw new Failure(`invalid parameter value: ${preallocation}`)
-  const file = await makeFile(name, format, size, preallocation)
+  const file = await makeFile(name, format, size, preallocation, shown)
   try {
     if (format.name === 'raw') {
       if (file.size !== size) await file.resize(size)
@@ -62,6 +63,7 @@ async function makeFile(
   format: FormatDriver,
   size: number,
   preallocation: unknown,
+  shown: string,
 ): Promise<BlockDevice> {
   const url = /^([a-z][a-z0-9+.-]*):/i.exec(name.split('/', 1)[0]!)
   if (url !== null && url[1] !== 'file') return openFile(name, { readOnly: false })
@@ -72,8 +74,9 @@ async function makeFile(
     return asDevice(await host.openFile(path))
   } catch (error) {
     const code = errnoOf(error)
-    if (code === 'EBUSY') throw new Failure(`Failed to get "write" lock\nIs another process using the image [${path}]?`)
-    throw new Failure(`Could not create '${path}': ${strerror(error)}`)
+    if (code === 'EBUSY')
+      throw new Failure(`Failed to get "write" lock\nIs another process using the image [${shown}]?`)
+    throw new Failure(`Could not create '${shown}': ${strerror(error)}`)
   }
 }
 
@@ -87,7 +90,7 @@ function createReason(error: unknown, name: string): string {
 const powerOfTwo = (value: number) => value > 0 && 2 ** Math.round(Math.log2(value)) === value
 
 /** Refuses what a format cannot do, in the words of qemu-img. */
-function checkValues(format: string, size: number, values: OptionValues): void {
+export function checkValues(format: string, size: number, values: OptionValues): void {
   const number = (key: string, fallback: number) => Number(values.get(key) ?? fallback)
   const text = (key: string, known: readonly string[], shownAs = key) => {
     const value = values.get(key)

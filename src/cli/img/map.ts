@@ -102,7 +102,7 @@ async function tellHuman(opened: Opened, from: number, end: number, console: Con
   const hex = (value: number) => (value === 0 ? '0' : `0x${value.toString(16)}`)
   row('Offset', 'Length', 'Mapped to', 'File')
   await joined(opened, from, end, (run) => {
-    if (!run.data) return
+    if (!run.data || run.zero) return
     if (run.offset === undefined) throw new Failure('File contains external, encrypted or compressed clusters.')
     row(hex(run.start), hex(run.length), hex(run.offset), run.layer.name)
   })

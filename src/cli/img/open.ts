@@ -3,17 +3,21 @@ import { host } from '#host'
 import { asDevice, type BlockDevice, type BlockDriver } from '../../block/device.ts'
 import type { CacheMode } from '../../block/disk.ts'
 import { BlockError, errnoOf } from '../../block/error.ts'
+import { Unflushed } from '../../block/filters/unflushed.ts'
 import { type FormatDriver, PROBE_LENGTH } from '../../block/format.ts'
 import { formats } from '../../block/formats/index.ts'
+import { openQcow2With } from '../../block/formats/qcow2/index.ts'
 import { CHAIN_LIMIT, type Gate } from '../../block/gate.ts'
 import type { Image } from '../../block/image.ts'
 import { bytesVec } from '../../block/iovec.ts'
 import { ImageDevice } from '../../block/mover.ts'
 import { openImage } from '../../block/open.ts'
+import { codecs } from '../../codecs/index.ts'
+import type { CodecPool } from '../../codecs/pool.ts'
 import { type OptionTree, parseFileName, parseKeyValues, treeOf } from '../node-options.ts'
 import { openTree, typed } from '../nodes.ts'
 import { type Console, Failure } from './console.ts'
-import { PaddedFile } from './padded.ts'
+import { PaddedFile, WholeFile } from './padded.ts'
 import { fileReason, formatReason, Reason } from './reasons.ts'
 
 /** How an image is opened. */
@@ -24,7 +28,14 @@ export interface Flags {
   readonly forceShare?: boolean
   /** Open the image alone: its holes read as zeroes. */
   readonly noBacking?: boolean
-  /** Open the file alone, and the image only as far as its header can be read. */
+  /** How far down the chain a layer is opened for writing too; 0: only the image itself, if that is. */
+  readonly writableDepth?: number
+  /** For long copies: requests go to threads, beside this one. */
+  readonly bulk?: boolean
+  /** A raw image may have any size. */
+  readonly exact?: boolean
+  /** Compresses in other threads. */
+  readonly codecs?: CodecPool
   readonly aio?: 'threads' | 'io_uring' | 'native'
 }
 
@@ -204,10 +215,12 @@ export async function openFile(name: string, flags: Flags): Promise<BlockDevice>
     const driver = await host.openFile(path, {
       readOnly: flags.readOnly,
       direct: flags.cache === 'none' || flags.cache === 'directsync',
+      ...(flags.bulk ? { aio: 'threads' as const, immediate: false } : {}),
       ...(flags.aio === undefined ? {} : { aio: flags.aio }),
       ...(flags.forceShare ? { locking: 'off' as const } : {}),
     })
-    return asDevice(driver)
+    const file = asDevice(driver)
+    return flags.cache === 'unsafe' && !flags.readOnly ? asDevice(new Unflushed(file)) : file
   } catch (error) {
     throw new Reason(errnoOf(error), fileReason(error, path, flags.readOnly))
   }
@@ -255,7 +268,9 @@ async function openFormat(
           throw new Reason('EINVAL', `Backing file '${full}' creates an infinite loop.`)
         }
         try {
-          backing = await openPlace(parseFileName(full), full, request.format, { ...flags, readOnly: true }, longer)
+          const writable = flags.writableDepth === longer.length
+          const below = { ...flags, readOnly: !writable }
+          backing = await openPlace(parseFileName(full), full, request.format, below, longer)
         } catch (error) {
           throw new Reason(errnoOf(error), `Could not open backing file: ${reasonOf(error, full)}`)
         }
@@ -305,6 +320,7 @@ function openDriver(
 ): BlockDriver | Promise<BlockDriver> {
   const { readOnly } = flags
   if (format.open === formatCalled('raw').open && file.size % 512 !== 0 && Object.keys(options).length === 0) {
+    if (flags.exact) return new WholeFile(file)
     if (!readOnly) {
       throw new Reason(
         'EINVAL',
@@ -313,7 +329,10 @@ function openDriver(
     }
     return new PaddedFile(file)
   }
-  return format.open(file, { name, readOnly, gate, options, ...(backing === undefined ? {} : { backing }) })
+  const wanted = { name, readOnly, gate, options, ...(backing === undefined ? {} : { backing }) }
+  if (flags.codecs === undefined || format.name !== 'qcow2') return format.open(file, wanted)
+  const { deflateWithin, zstdCompressWithin } = flags.codecs
+  return openQcow2With({ ...codecs, deflateWithin, zstdCompressWithin }, file, wanted)
 }
 
 /** The name of a backing file, which is relative to the image's own folder; the text as it will be shown. */

@@ -1,7 +1,7 @@
 /** A raw file whose size is no multiple of a sector, as a disk of whole sectors: the last ends with zeroes. */
 import type { BlockDevice, Extent } from '../../block/device.ts'
 import { BlockError } from '../../block/error.ts'
-import { Remap } from '../../block/filter.ts'
+import { Filter, Remap } from '../../block/filter.ts'
 import type { IoVec } from '../../block/iovec.ts'
 import { readPadded } from '../../block/mover.ts'
 import { after, type Now } from '../../block/now.ts'
@@ -55,5 +55,14 @@ export class PaddedFile extends Remap {
 
   #refuse(): BlockError {
     return new BlockError('EROFS', 'Cannot change a raw image whose size is no multiple of 512 bytes')
+  }
+}
+
+/** A raw file of any size, as it is. */
+export class WholeFile extends Filter {
+  readonly name = 'raw'
+
+  get plain() {
+    return { device: this.next, offset: 0 }
   }
 }

@@ -1,4 +1,5 @@
 /** What an image and its chain hold where: the questions that map, compare, convert, rebase and measure ask. */
+import { fileHole } from '../../block/jobs/holes.ts'
 import { after, type Now, repeat } from '../../block/now.ts'
 import type { Opened } from './open.ts'
 
@@ -34,11 +35,18 @@ function look(layer: Opened, depth: number, at: number, length: number, start: n
       return { ...run, length: found.length, present: true, zero: !data, data, offset: found.at ?? at }
     })
   }
-  return after(image.map(at, wanted), (found) => {
+  return after(image.map(at, wanted), (found): Now<Run> => {
     const here = { ...run, length: found.length }
     switch (found.kind) {
       case 'raw':
-        return { ...here, present: true, zero: false, data: true, ...(elsewhere(layer) ? {} : { offset: found.at }) }
+        return after(fileHole(image.file, found), ({ zero, length }) => ({
+          ...run,
+          length,
+          present: true,
+          zero,
+          data: true,
+          ...(elsewhere(layer) ? {} : { offset: found.at }),
+        }))
       case 'packed':
         return { ...here, present: true, zero: false, data: true, compressed: true }
       case 'zero': {

@@ -123,16 +123,15 @@ export class Qcow2Image implements Image {
   }
 
   pack(at: number, bytes: Uint8Array): Now<PackedAllocation | undefined> {
-    return this.#writing(() => {
-      if (this.dataFile !== undefined) return undefined
-      let whole = bytes
-      if (bytes.length < this.clusterSize) {
-        whole = new Uint8Array(this.clusterSize)
-        whole.set(bytes)
-      }
-      const packed = this.#packer.pack(whole)
-      return packed === undefined ? undefined : this.clusters.allocatePacked(at, packed)
-    })
+    if (this.dataFile !== undefined) return undefined
+    let whole = bytes
+    if (bytes.length < this.clusterSize) {
+      whole = new Uint8Array(this.clusterSize)
+      whole.set(bytes)
+    }
+    return after(this.#packer.pack(whole), (packed) =>
+      packed === undefined ? undefined : this.#writing(() => this.clusters.allocatePacked(at, packed)),
+    )
   }
 
   zero(at: number, length: number, unmap: boolean): Now<boolean> {

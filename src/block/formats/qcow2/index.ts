@@ -9,8 +9,18 @@ import { preallocate } from './amend.ts'
 import { createQcow2, type Qcow2CreateOptions } from './create.ts'
 import { INCOMPATIBLE_DATA_FILE, isQcow2 } from './header.ts'
 import { openQcow2, type Qcow2Options, readImageHeader } from './image.ts'
+import type { ClusterCodecs } from './packed.ts'
 
-async function open(file: BlockDevice, options: FormatOpenOptions): Promise<BlockDriver> {
+function open(file: BlockDevice, options: FormatOpenOptions): Promise<BlockDriver> {
+  return openQcow2With(codecs, file, options)
+}
+
+/** Opens an image that packs and unpacks its clusters with these codecs: with those of a pool, in other threads. */
+export async function openQcow2With(
+  codecs: ClusterCodecs,
+  file: BlockDevice,
+  options: FormatOpenOptions,
+): Promise<BlockDriver> {
   const { name, readOnly, gate } = options
   const header = await readImageHeader(name, file)
   const opened: BlockDevice[] = []

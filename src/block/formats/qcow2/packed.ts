@@ -7,8 +7,11 @@ import { readPadded } from '../../mover.ts'
 import { after, type Now } from '../../now.ts'
 import type { Header } from './header.ts'
 
-/** What of the codecs compressed clusters need. */
-export type ClusterCodecs = Pick<Codecs, 'inflateInto' | 'deflateWithin' | 'zstdDecompressInto' | 'zstdCompressWithin'>
+/** What of the codecs compressed clusters need; packing may be done elsewhere, and take its time. */
+export type ClusterCodecs = Pick<Codecs, 'inflateInto' | 'zstdDecompressInto'> & {
+  deflateWithin(...args: Parameters<Codecs['deflateWithin']>): Now<Uint8Array | undefined>
+  zstdCompressWithin(...args: Parameters<Codecs['zstdCompressWithin']>): Now<Uint8Array | undefined>
+}
 
 /** Bits of the deflate window of a cluster: 2^12 bytes. */
 const WINDOW_BITS = 12
@@ -76,7 +79,7 @@ export class Packer {
   }
 
   /** Compresses a whole cluster; undefined when nothing is gained. */
-  pack(bytes: Uint8Array): Uint8Array | undefined {
+  pack(bytes: Uint8Array): Now<Uint8Array | undefined> {
     const codecs = this.#need()
     const most = this.#clusterSize - 1
     return this.#type === 'zstd'

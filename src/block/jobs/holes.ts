@@ -1,0 +1,66 @@
+/** What disks show where, down to the holes of the files that their images are in. */
+import type { BlockDevice } from '../device.ts'
+import type { Mapping } from '../image.ts'
+import { ImageDevice } from '../mover.ts'
+import { after, type Now } from '../now.ts'
+
+/** A file with less of its size on the medium than this is looked at for holes. */
+const SPARSE = 0.9
+
+/** Whether the files of an image are sparse, as preallocated ones are: asked once for each. */
+const sparse = new WeakMap<BlockDevice, Promise<boolean>>()
+
+function isSparse(file: BlockDevice): Promise<boolean> {
+  let known = sparse.get(file)
+  if (known === undefined) {
+    known = Promise.resolve(file.allocated()).then((bytes) => bytes < file.size * SPARSE)
+    sparse.set(file, known)
+  }
+  return known
+}
+
+/** Whether data of an image is a hole of its file, and so reads as zeroes; and how much of it is the same. */
+export function fileHole(
+  file: BlockDevice,
+  found: Mapping & { kind: 'raw' },
+): Now<{ readonly zero: boolean; readonly length: number }> {
+  const place = found.file ?? file
+  return after(isSparse(place), (look) => {
+    if (!look) return { zero: false, length: found.length }
+    if (found.at >= place.size) return { zero: true, length: found.length }
+    const there = Math.min(found.length, place.size - found.at)
+    return after(place.status(found.at, there), ({ kind, length }) => ({ zero: kind !== 'data', length }))
+  })
+}
+
+/** What a disk shows: data of one of its layers, zeroes, or what its layer `base` shows there. */
+export interface Shown {
+  readonly length: number
+  readonly kind: 'data' | 'zero' | 'base'
+}
+
+/** What the disk shows from `at` on, at most `length` bytes. */
+export function shows(device: BlockDevice, at: number, length: number, base?: BlockDevice): Now<Shown> {
+  const { driver } = device
+  if (driver instanceof ImageDevice) {
+    const { image } = driver
+    return after(image.map(at, length), (found): Now<Shown> => {
+      if (found.kind === 'raw') {
+        return after(fileHole(image.file, found), ({ zero, length }) => ({ length, kind: zero ? 'zero' : 'data' }))
+      }
+      if (found.kind === 'hole') return below(device, at, found.length, base)
+      return { length: found.length, kind: found.kind === 'zero' ? 'zero' : 'data' }
+    })
+  }
+  return after(device.status(at, length), (found): Now<Shown> => {
+    if (found.kind === 'hole') return below(device, at, found.length, base)
+    return { length: found.length, kind: found.kind }
+  })
+}
+
+function below({ backing }: BlockDevice, at: number, length: number, base: BlockDevice | undefined): Now<Shown> {
+  if (backing === undefined) return { length, kind: 'zero' }
+  if (backing === base) return { length, kind: 'base' }
+  if (at >= backing.size) return { length, kind: 'zero' }
+  return shows(backing, at, Math.min(length, backing.size - at), base)
+}
