@@ -153,7 +153,9 @@ class AttachedDrives implements Drives {
   }
 
   insert(drive: number, disk: Disk): void {
-    this.#tray(drive, 'insert').insert(disk)
+    const tray = this.#tray(drive, 'insert')
+    if (this.disks.includes(disk)) throw new BlockError('EBUSY', `Cannot insert ${disk.name}: it is in use`)
+    tray.insert(disk)
     this.#media[drive] = this.#taken(disk)
   }
 

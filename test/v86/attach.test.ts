@@ -130,6 +130,29 @@ describe('IDE drives', () => {
   })
 })
 
+describe.each(['ide', 'scsi'] as const)('CD-ROM drives behind %s', (kind) => {
+  test('take a disc and give it back; a fixed disk does neither', async () => {
+    const guest = await machine()
+    const [first, second] = [disk('first'), disk('second')]
+    const drives = await attachDrives(guest.emulator, [
+      { if: kind, disk: disk('fixed') },
+      { if: kind, media: 'cdrom' },
+      { if: kind, media: 'cdrom', disk: first },
+    ])
+    expect(drives.disks.map(({ name }) => name)).toEqual(['fixed', 'first'])
+    expect(() => drives.insert(2, second)).toThrow('Cannot insert second: first is in the drive')
+    expect(() => drives.insert(1, first)).toThrow('Cannot insert first: it is in use')
+    drives.insert(1, second)
+    expect(await drives.eject(1)).toBe(second)
+    expect(await drives.eject(1)).toBeUndefined()
+    expect(await drives.eject(2)).toBe(first)
+    drives.insert(1, first)
+    expect(drives.disks.map(({ name }) => name)).toEqual(['fixed', 'first'])
+    await expect(drives.eject(0)).rejects.toThrow('Cannot eject the medium of drive 0: its medium is fixed')
+    await expect(drives.eject(3)).rejects.toThrow('Cannot eject the medium of drive 3: there is no such drive')
+  })
+})
+
 describe('refusals attach nothing', () => {
   async function refused(guest: Bare, drives: readonly Drive[]): Promise<string> {
     const before = names(guest)

@@ -1,9 +1,8 @@
 /** SCSI targets on an LSI 53C895A. */
 import type { Disk } from '../../block/disk.ts'
-import { BlockError } from '../../block/error.ts'
 import { type LsiOptions, lsi53c895a } from '../../devices/lsi53c895a/index.ts'
-import { DiskUnit, ScsiTarget, type UnitOptions } from '../../devices/scsi/index.ts'
-import type { ControllerKind, DriveOptions, Tray } from './kind.ts'
+import { CdUnit, DiskUnit, type MediumUnit, ScsiTarget, type UnitOptions } from '../../devices/scsi/index.ts'
+import type { ControllerKind, DriveOptions } from './kind.ts'
 import { choosePlaces } from './places.ts'
 
 /** A disk or a CD-ROM drive on the SCSI controller, with the properties of `-device scsi-hd`. */
@@ -35,16 +34,14 @@ export const scsi: ControllerKind<ScsiDrive> = {
       const unit = unitOf(drive)
       target.attach(0, unit)
       targets.set(places[at]!, target)
-      return { drive, path: `*@0/*@${places[at]!.toString(16)},0`, tray: () => unit as Tray }
+      return { drive, path: `*@0/*@${places[at]!.toString(16)},0`, tray: () => (unit.removable ? unit : undefined) }
     })
     const chip = drives.find((drive) => drive.chip !== undefined)?.chip
     return [{ make: lsi53c895a({ targets, ...(chip === undefined ? {} : { model: chip }) }), drives: planned }]
   },
 }
 
-function unitOf(drive: ScsiDrive): DiskUnit {
-  if (drive.disk === undefined || drive.media === 'cdrom') {
-    throw new BlockError('ENOTSUP', 'Cannot attach a SCSI CD-ROM drive: use if=ide')
-  }
+function unitOf(drive: ScsiDrive): MediumUnit {
+  if (drive.disk === undefined || drive.media === 'cdrom') return new CdUnit(drive.disk, drive)
   return new DiskUnit(drive.disk, drive)
 }
