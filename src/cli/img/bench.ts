@@ -4,6 +4,7 @@ import type { CacheMode } from '../../block/disk.ts'
 import { BlockError, errnoOf } from '../../block/error.ts'
 import { bytesVec } from '../../block/iovec.ts'
 import type { ImageOptions } from '../../block/open.ts'
+import { kick } from '../../block/turn.ts'
 import { getopt, type Option, UsageError } from '../getopt.ts'
 import { openNode } from '../nodes.ts'
 import { parseSize } from '../units.ts'
@@ -115,6 +116,7 @@ class Run {
         const request = bench.write ? device.write(at, vector) : device.read(at, vector)
         if (!(request instanceof Promise)) {
           this.#vectors.push(vector)
+          if (bench.depth === 1) kick()
           continue
         }
         this.#inFlight++
@@ -127,6 +129,7 @@ class Run {
     } catch (error) {
       this.#fail(error)
     }
+    kick()
     if (this.#left === 0 && this.#inFlight === 0 && !this.#flushing && !this.#over) this.#resolve()
   }
 

@@ -148,6 +148,12 @@ export class AtaDisk extends Drive {
     return this.room(length).subarray(0, length).fill(0)
   }
 
+  /** A drive has one command at a time, so nothing that may be collected comes behind it. */
+  override work<T>(start: () => Now<T>, done: (value: T) => void, failed: (error: unknown) => void): void {
+    super.work(start, done, failed)
+    this.disk.kick()
+  }
+
   // Non-data commands
 
   /** Ends the command when the host has done `start`; a failure is an abort. */

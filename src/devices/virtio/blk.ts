@@ -217,6 +217,10 @@ export class Blk implements Model<RunningRequest> {
     else settle(request.start, request.done, request.failed)
   }
 
+  taken(): void {
+    this.#disk.kick()
+  }
+
   /** Hands a parsed request to the disk. */
   start(request: RunningRequest): Now<void> {
     switch (request.kind) {

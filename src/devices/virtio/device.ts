@@ -299,6 +299,7 @@ export class VirtioDevice<C extends Chain, M extends Model<C> = Model<C>> implem
         break
       }
     }
+    this.model.taken()
     queue.serving = false
     queue.publish()
     if (fault !== undefined) this.#fail(`queue ${queue.index}: ${fault}`)

@@ -30,6 +30,8 @@ export interface Model<C extends Chain> {
   chain(queue: Virtqueue<C>): C
   /** Does what a buffer asks for and calls {@link Virtqueue.finish}, at once or later; or answers why the buffer makes no sense. */
   execute(chain: C): string | undefined
+  /** All that the driver made available was given to {@link execute}: what was collected may go to the host. */
+  taken(): void
   /** The driver writes a byte of the configuration space. */
   writeConfig(at: number, value: number): void
   /** The driver has said which features it accepts; a legacy driver may do so again. */

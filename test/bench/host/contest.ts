@@ -3,6 +3,7 @@ import { execFileSync, spawnSync } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
 import { buildSync } from 'esbuild'
+import { ring } from '../../../src/block/protocols/node/ring.ts'
 
 export type Format = 'raw' | 'qcow2' | 'qed'
 
@@ -46,16 +47,35 @@ export function cellName(cell: Cell): string {
   return parts.join(' ')
 }
 
+/** What one program costs: rates of its runs, and the CPU of a request. */
+interface Runs {
+  readonly rates: number[]
+  readonly cpus: number[]
+  /** Seconds of CPU of the short run: start and warm-up are in both, and leave with the difference. */
+  short: number
+}
+
+/** How much is done in a cell. */
+export interface Effort {
+  /** How often both programs take their turn. */
+  readonly rounds: number
+  /** How long QEMU takes for a run, seconds, about. */
+  readonly seconds: number
+}
+
+export const FULL: Effort = { rounds: 3, seconds: 0.5 }
+export const QUICK: Effort = { rounds: 1, seconds: 0.4 }
+
 /** The arena: images full of data, and the tool as one file, in `folder`. */
 export class Contest {
   readonly #folder: string
   readonly #tool: string
-  readonly #idle: { qemu: number; block86: number }
 
   constructor(folder: string, root: string) {
     this.#folder = folder
     const entry = path.join(folder, 'tool.ts')
-    this.#tool = path.join(root, '.cache', `bench-tool-${process.pid}.mjs`)
+    // Beside the packages, whatever links lead here: what is not bundled is found from the file's real place.
+    this.#tool = path.join(root, 'node_modules', '.cache', 'block86', `bench-tool-${process.pid}.mjs`)
     const verb = path.join(root, 'src/cli/img/bench.ts')
     fs.writeFileSync(entry, `import { bench } from '${verb}'\nprocess.exitCode = await bench(process.argv.slice(2))\n`)
     buildSync({
@@ -69,11 +89,9 @@ export class Contest {
       logLevel: 'error',
     })
     this.#makeImages()
-    const one = ['-c', '1', '-d', '1', '-f', 'raw', this.image('raw')]
-    this.#idle = {
-      qemu: this.#timed('qemu-img', ['bench', ...one]).cpu,
-      block86: this.#timed(process.execPath, [this.#tool, ...one]).cpu,
-    }
+    // The tool must have what this process has; without koffi it would measure something else.
+    const aio = ring() === undefined ? [] : ['-i', 'io_uring']
+    this.#timed(process.execPath, [this.#tool, '-c', '1', '-d', '1', '-f', 'raw', ...aio, this.image('raw')])
   }
 
   image(format: Format): string {
@@ -84,35 +102,42 @@ export class Contest {
     fs.rmSync(this.#tool, { force: true })
   }
 
-  /** Plays one cell, `rounds` times in turn. */
-  play(cell: Cell, rounds: number): Result {
-    const count = Math.max(32, Math.min(cell.cache === 'none' ? 6000 : 60_000, Math.floor((512 << 20) / cell.size)))
+  /**
+   * Plays one cell. A short run of each `aio` shows by which QEMU is best, and how many requests make a run of the wanted length;
+   * then both programs in turn: QEMU, block86, QEMU, block86, ...
+   */
+  play(cell: Cell, { rounds, seconds }: Effort): Result {
     const stride = cell.random ? Math.floor((DISK * 0.381966) / cell.size) * cell.size + cell.size : cell.size
     const image = this.image(cell.format)
-    const args = ['-c', String(count), '-d', String(cell.depth), '-f', cell.format, '-s', String(cell.size)]
-    args.push('-S', String(stride), '-t', cell.cache, ...(cell.write ? ['-w', '--pattern=90'] : []))
-    const ways = cell.cache === 'none' ? ['threads', 'native', 'io_uring'] : ['threads', 'io_uring']
-    const rates = new Map<string, { rate: number; cpu: number }[]>([...ways, 'block86'].map((way) => [way, []]))
+    const args = ['-d', String(cell.depth), '-f', cell.format, '-s', String(cell.size), '-S', String(stride)]
+    args.push('-t', cell.cache, ...(cell.write ? ['-w', '--pattern=90'] : []), image)
+    const timed = (way: string, requests: number) => {
+      if (cell.write) execFileSync('sync', [image])
+      return way === 'block86'
+        ? this.#timed(process.execPath, [this.#tool, '-c', String(requests), ...args])
+        : this.#timed('qemu-img', ['bench', '-i', way, '-c', String(requests), ...args])
+    }
     if (cell.cache === 'writeback') fs.readFileSync(image)
+    const few = Math.max(128, Math.min(cell.cache === 'none' ? 1500 : 10_000, Math.floor((128 << 20) / cell.size)))
+    const trials = (cell.cache === 'none' ? ['threads', 'native', 'io_uring'] : ['threads', 'io_uring']).map((way) => ({
+      way,
+      ...timed(way, few),
+    }))
+    const best = trials.reduce((a, b) => (b.seconds < a.seconds ? b : a))
+    const count = Math.max(2 * few, Math.round((few / best.seconds) * seconds))
+    const qemu: Runs = { rates: [], cpus: [], short: best.cpu }
+    const block86: Runs = { rates: [], cpus: [], short: timed('block86', few).cpu }
     for (let round = 0; round < rounds; round++) {
-      for (const way of ways) {
-        for (const [name, program, first, idle] of [
-          [way, 'qemu-img', ['bench', '-i', way], this.#idle.qemu],
-          ['block86', process.execPath, [this.#tool], this.#idle.block86],
-        ] as const) {
-          if (name === 'block86' && way !== ways[0]) continue
-          if (cell.write) execFileSync('sync', [image])
-          const { seconds, cpu } = this.#timed(program, [...first, ...args, image])
-          rates.get(name)!.push({ rate: count / seconds, cpu: (Math.max(cpu - idle, 0) / count) * 1e6 })
-        }
+      for (const [way, runs] of [
+        [best.way, qemu],
+        ['block86', block86],
+      ] as const) {
+        const run = timed(way, count)
+        runs.rates.push(count / run.seconds)
+        runs.cpus.push((Math.max(run.cpu - runs.short, 0) / (count - few)) * 1e6)
       }
     }
-    const score = (way: string): Score => {
-      const runs = rates.get(way)!
-      return { rate: median(runs.map((run) => run.rate)), cpu: median(runs.map((run) => run.cpu)) }
-    }
-    const best = ways.reduce((a, b) => (score(b).rate > score(a).rate ? b : a))
-    return { cell, qemu: score(best), aio: best, block86: score('block86') }
+    return { cell, qemu: score(qemu), aio: best.way, block86: score(block86) }
   }
 
   /** Seconds of the run by its own account, and of CPU by the shell's. */
@@ -141,6 +166,10 @@ export class Contest {
   }
 }
 
+function score(runs: Runs): Score {
+  return { rate: median(runs.rates), cpu: median(runs.cpus) }
+}
+
 export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b)
   return sorted[sorted.length >> 1] ?? Number.NaN
@@ -156,14 +185,12 @@ export function geometricMean(values: readonly number[]): number {
 }
 
 /** All cells of some formats. */
-export function allCells(formats: readonly Format[]): Cell[] {
+export function allCells(formats: readonly Format[], kibs: readonly number[] = [4, 16, 64, 256]): Cell[] {
   return formats.flatMap((format) =>
     (['writeback', 'none'] as const).flatMap((cache) =>
       [false, true].flatMap((write) =>
         [false, true].flatMap((random) =>
-          [1, 32].flatMap((depth) =>
-            [4, 16, 64, 256].map((kib) => ({ format, size: kib << 10, random, write, depth, cache })),
-          ),
+          [1, 32].flatMap((depth) => kibs.map((kib) => ({ format, size: kib << 10, random, write, depth, cache }))),
         ),
       ),
     ),
@@ -171,10 +198,10 @@ export function allCells(formats: readonly Format[]): Cell[] {
 }
 
 /** Prints each result as it comes, then what they come to. */
-export function tabulate(contest: Contest, cells: readonly Cell[], rounds: number): Result[] {
+export function tabulate(contest: Contest, cells: readonly Cell[], effort: Effort): Result[] {
   console.log(`${'cell'.padEnd(49)}    QEMU/s  (aio)      block86/s  ratio   CPU us: QEMU  block86`)
   const results = cells.map((cell) => {
-    const result = contest.play(cell, rounds)
+    const result = contest.play(cell, effort)
     const { qemu, block86, aio } = result
     console.log(
       `${cellName(cell).padEnd(46)} ${qemu.rate.toFixed(0).padStart(11)}  ${aio.padEnd(9)} ${block86.rate.toFixed(0).padStart(10)} ` +

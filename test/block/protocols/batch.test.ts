@@ -92,6 +92,109 @@ describe('requests of one turn', () => {
   })
 })
 
+/** An engine whose requests end when the test says so; `log` tells what it was given. */
+function slow(later: boolean) {
+  const time = { now: 0 }
+  const log: string[] = []
+  const ends: (() => void)[] = []
+  const engine: Engine = {
+    name: 'threads',
+    durableWrites: true,
+    read(at, into, lone) {
+      log.push(`${lone ? 'lone' : 'read'} ${at}+${into.byteLength}`)
+      if (later) return new Promise<void>((resolve) => ends.push(resolve))
+    },
+    write: () => {},
+    sync: async () => {},
+  }
+  return { log, ends, time, engine: batched(engine, () => time.now) }
+}
+
+describe('a request that is all that its device has', () => {
+  test('is told so to the engine when that was right some times before', () => {
+    const { log, engine } = slow(false)
+    for (let i = 0; i < 6; i++) {
+      expect(engine.read(i * 4096, sector())).toBe(undefined)
+      kick()
+    }
+    expect(log.slice(0, 4).every((line) => line.startsWith('read'))).toBe(true)
+    expect(log.slice(5)).toEqual(['lone 20480+512'])
+  })
+
+  test('is none without kicks, nor where two came before a kick, nor while another is under way', async () => {
+    const silent = slow(false)
+    for (let i = 0; i < 20; i++) silent.engine.read(i * 512, sector())
+    const pairs = slow(false)
+    for (let i = 0; i < 20; i++) {
+      pairs.engine.read(i * 1024, sector())
+      pairs.engine.read(i * 1024 + 512, sector())
+      kick()
+    }
+    const deep = slow(true)
+    const reads = []
+    for (let i = 0; i < 20; i++) {
+      reads.push(deep.engine.read(i * 1024, sector()))
+      kick()
+    }
+    for (let ended = 0; ended < 20; ended += deep.ends.splice(0).map((end) => end()).length) await turn()
+    await Promise.all(reads)
+    expect([...silent.log, ...pairs.log, ...deep.log].filter((line) => line.startsWith('lone'))).toEqual([])
+  })
+})
+
+describe('behind many that are under way', () => {
+  /** 33 requests that are under way, and 100 that have ended one right after the other. */
+  async function busy() {
+    const made = slow(true)
+    const reads: unknown[] = []
+    for (let i = 0; i < 133; i++) reads.push(made.engine.read(i * 4096, sector()))
+    kick()
+    for (const end of made.ends.splice(0, 100)) end()
+    await Promise.all(reads.slice(0, 100))
+    made.log.length = 0
+    return { ...made, reads }
+  }
+
+  test('new ones wait until they are half as many, and may join', async () => {
+    const { log, ends, engine } = await busy()
+    const more: unknown[] = []
+    for (let i = 0; i < 16; i++) more.push(engine.read(2 ** 20 + i * 512, sector()))
+    kick()
+    expect(log).toEqual([])
+    more.push(engine.read(2 ** 20 + 8192, sector()))
+    kick()
+    expect(log).toEqual([`read ${2 ** 20}+8704`])
+    for (const end of ends) end()
+    await Promise.all(more)
+  })
+
+  test('but not for long, even if none of those ends', async () => {
+    const { log, ends, engine, reads } = await busy()
+    const one = engine.read(0, sector())
+    kick()
+    expect(log).toEqual([])
+    while (log.length === 0) await new Promise((resolve) => setTimeout(resolve, 1))
+    expect(log).toEqual(['read 0+512'])
+    for (const end of ends) end()
+    await Promise.all([one, ...reads])
+  })
+
+  test('and not at all where they end slowly', async () => {
+    const { log, ends, time, engine, reads } = await busy()
+    for (const end of ends.splice(0, 20)) {
+      time.now += 0.1
+      await turn()
+      end()
+    }
+    await turn()
+    const one = engine.read(0, sector())
+    kick()
+    expect(log).toEqual(['read 0+512'])
+    for (const end of ends) end()
+    await Promise.all([one, ...reads])
+  })
+})
+
 test('a joined list is its parts one after the other, sliced anywhere', () => {
   const joined = joinVec([bytesVec(Uint8Array.of(1, 2), Uint8Array.of(3)), bytesVec(Uint8Array.of(4, 5, 6))])
   for (let start = 0; start <= 6; start++) {

@@ -1,10 +1,19 @@
 /** Joins adjacent requests of one turn of the event loop, so that a queue full of small ones is one large one for the device. */
 import { type IoVec, joinVec } from '../../iovec.ts'
-import { onKick } from '../../turn.ts'
+import { type Now, settle } from '../../now.ts'
+import { kicks, onKick } from '../../turn.ts'
 import type { Engine } from './engine.ts'
 
 /** Longest request that is joined, bytes. */
 const LENGTH_MAX = 1 << 20
+/** From so many requests under way on, others are held back until they are half as many. */
+const BUSY_MIN = 8
+/** They are held back only where one ends at least every so often, ms, */
+const BRISK = 0.05
+/** and in no case for longer than this, ms. */
+const HOLD_MAX = 1
+/** So many times in a row a request must have been all that its device had, for the next to be taken for such a one. */
+const LONE_MIN = 4
 /** Most requests that are joined into one. */
 const COUNT_MAX = 128
 
@@ -34,20 +43,34 @@ class Batch implements Engine {
   readonly durableWrites: boolean
   readonly #next: Engine
   #runs: Run[] = []
+  /** Requests with the engine. */
   #inFlight = 0
+  /** Requests in `#runs`. */
+  #held = 0
+  /** Time between the ends of requests, ms, an average that forgets; and when the last one was. */
+  #pace = 1
+  #endedAt = 0
+  #timer: NodeJS.Timeout | undefined
+  /** Kicks that were seen, requests since the last, and how often in a row that was one by itself. */
+  #kicks = 0
+  #sinceKick = 0
+  #loneInRow = 0
   #scheduled: NodeJS.Immediate | undefined
 
-  constructor(next: Engine) {
+  readonly #clock: () => number
+
+  constructor(next: Engine, clock: () => number) {
+    this.#clock = clock
     this.name = next.name
     this.durableWrites = next.durableWrites
     this.#next = next
   }
 
-  read(at: number, into: IoVec): Promise<void> {
+  read(at: number, into: IoVec): Now<void> {
     return this.#add(at, into, false, false)
   }
 
-  write(at: number, from: IoVec, durable: boolean): Promise<void> {
+  write(at: number, from: IoVec, durable: boolean): Now<void> {
     return this.#add(at, from, true, durable)
   }
 
@@ -60,18 +83,42 @@ class Batch implements Engine {
       clearImmediate(this.#scheduled)
       this.#scheduled = undefined
       batches.delete(this)
-      const runs = this.#runs
-      this.#runs = []
-      for (const run of runs) this.#start(run)
     }
+    if (this.#held > 0 && !this.#holdsBack()) this.#release()
     this.#next.submit?.()
   }
 
-  #add(at: number, vector: IoVec, write: boolean, durable: boolean): Promise<void> {
-    // With nothing under way there is nothing to wait for: the first of a burst goes by itself, the rest join behind it.
-    if (this.#inFlight === 0 && this.#scheduled === undefined) {
-      const request = this.#go(write, durable, at, vector)
+  /**
+   * A device that has enough to do is not told of every new request: each time costs the host, and those that come meanwhile may
+   * join. What is held back goes when enough of the others have ended.
+   */
+  #holdsBack(): boolean {
+    if (this.#inFlight < BUSY_MIN || this.#held * 2 >= this.#inFlight || this.#pace > BRISK) return false
+    this.#timer ??= setTimeout(() => {
+      this.#timer = undefined
+      this.#release()
       this.#next.submit?.()
+    }, HOLD_MAX)
+    return true
+  }
+
+  #release(): void {
+    if (this.#timer !== undefined) {
+      clearTimeout(this.#timer)
+      this.#timer = undefined
+    }
+    const runs = this.#runs
+    this.#runs = []
+    this.#held = 0
+    for (const run of runs) this.#start(run)
+  }
+
+  #add(at: number, vector: IoVec, write: boolean, durable: boolean): Now<void> {
+    const lone = this.#isLone()
+    // With nothing under way there is nothing to wait for: the first of a burst goes by itself, the rest join behind it.
+    if (this.#inFlight === 0 && this.#held === 0) {
+      const request = this.#go(write, durable, at, vector, 1, lone)
+      if (!lone) this.#next.submit?.()
       return request
     }
     return new Promise((resolve, reject) => {
@@ -89,44 +136,69 @@ class Batch implements Engine {
         last.parts.push(part)
         last.end = end
       } else this.#runs.push({ write, durable, parts: [part], at, end })
-      if (this.#scheduled === undefined) {
-        this.#scheduled = setImmediate(() => this.submit())
-        batches.add(this)
-      }
+      this.#held++
+      this.#schedule()
     })
+  }
+
+  #schedule(): void {
+    if (this.#scheduled !== undefined) return
+    this.#scheduled = setImmediate(() => this.submit())
+    batches.add(this)
+  }
+
+  /** Whether this request is likely all that there is to do: so it was the last times that a device said it had no more. */
+  #isLone(): boolean {
+    const now = kicks()
+    if (now !== this.#kicks) {
+      this.#loneInRow = this.#sinceKick === 1 && this.#inFlight === 0 ? this.#loneInRow + 1 : 0
+      this.#kicks = now
+      this.#sinceKick = 0
+    }
+    return ++this.#sinceKick === 1 && this.#loneInRow >= LONE_MIN
   }
 
   #start(run: Run): void {
     const { parts } = run
     if (parts.length === 1) {
-      this.#go(run.write, run.durable, run.at, parts[0]!.vector).then(parts[0]!.resolve, parts[0]!.reject)
+      const { vector, resolve, reject } = parts[0]!
+      settle(() => this.#go(run.write, run.durable, run.at, vector, 1), resolve, reject)
       return
     }
-    this.#go(run.write, run.durable, run.at, joinVec(parts.map((part) => part.vector))).then(
+    settle(
+      () => this.#go(run.write, run.durable, run.at, joinVec(parts.map((part) => part.vector)), parts.length),
       () => {
         for (const part of parts) part.resolve()
       },
       () => {
         // One of them may be to blame: each is tried by itself, and has its own end.
-        for (const part of parts) this.#go(run.write, run.durable, part.at, part.vector).then(part.resolve, part.reject)
+        for (const { at, vector, resolve, reject } of parts) {
+          settle(() => this.#go(run.write, run.durable, at, vector, 1), resolve, reject)
+        }
         this.#next.submit?.()
       },
     )
   }
 
-  #go(write: boolean, durable: boolean, at: number, vector: IoVec): Promise<void> {
-    this.#inFlight++
-    const request = write ? this.#next.write(at, vector, durable) : this.#next.read(at, vector)
-    request.then(this.#ended, this.#ended)
+  #go(write: boolean, durable: boolean, at: number, vector: IoVec, count: number, lone = false): Now<void> {
+    const request = write ? this.#next.write(at, vector, durable, lone) : this.#next.read(at, vector, lone)
+    if (request instanceof Promise) {
+      if (this.#inFlight === 0) this.#endedAt = this.#clock()
+      this.#inFlight += count
+      const ended = () => {
+        this.#inFlight -= count
+        const now = this.#clock()
+        this.#pace += ((now - this.#endedAt) / count - this.#pace) / 8
+        this.#endedAt = now
+        if (this.#held > 0) this.#schedule()
+      }
+      request.then(ended, ended)
+    }
     return request
-  }
-
-  readonly #ended = (): void => {
-    this.#inFlight--
   }
 }
 
-/** `engine`, with adjacent requests joined. */
-export function batched(engine: Engine): Engine {
-  return new Batch(engine)
+/** `engine`, with adjacent requests joined; `clock` counts ms. */
+export function batched(engine: Engine, clock: () => number = () => performance.now()): Engine {
+  return new Batch(engine, clock)
 }

@@ -3,6 +3,7 @@ import fs from 'node:fs'
 import { BlockError, errnoOf } from '../../error.ts'
 import type { IoVec } from '../../iovec.ts'
 import { copyVec } from '../../iovec.ts'
+import { rescue } from '../../now.ts'
 import type { Engine } from './engine.ts'
 import { nodeError } from './failure.ts'
 import { type AlignedPool, alignedPool, BUFFER_MAX } from './pool.ts'
@@ -97,11 +98,19 @@ export function direct(
     name: engine.name,
     durableWrites: engine.durableWrites,
     submit: () => engine.submit?.(),
-    read: (at, into) =>
-      fits(into) ? engine.read(at, into).catch((error) => learn(error, () => read(at, into))) : read(at, into),
-    write: (at, from, durable) =>
+    read: (at, into, lone) =>
+      fits(into)
+        ? rescue(
+            () => engine.read(at, into, lone),
+            (error) => learn(error, () => read(at, into)),
+          )
+        : read(at, into),
+    write: (at, from, durable, lone) =>
       fits(from)
-        ? engine.write(at, from, durable).catch((error) => learn(error, () => write(at, from, durable)))
+        ? rescue(
+            () => engine.write(at, from, durable, lone),
+            (error) => learn(error, () => write(at, from, durable)),
+          )
         : write(at, from, durable),
     sync: () => engine.sync(),
   }

@@ -4,7 +4,7 @@ import { promisify } from 'node:util'
 import type { BlockDriver, Extent, WriteOptions, ZeroOptions } from '../../device.ts'
 import { BlockError, errnoOf } from '../../error.ts'
 import type { IoVec } from '../../iovec.ts'
-import type { Now } from '../../now.ts'
+import { after, type Now, rescue } from '../../now.ts'
 import type { Engine } from './engine.ts'
 import { EAGAIN, nodeError } from './failure.ts'
 import { type Libc, RWF_NOWAIT } from './libc.ts'
@@ -105,20 +105,20 @@ export class FileDriver implements BlockDriver {
       if (done === from.byteLength) return
     }
     const atOnce = durable && this.parts.engine.durableWrites
-    const put = this.#split(at + done, rest(from, done), (engine, start, part) => engine.write(start, part, atOnce))
+    const put = rescue(
+      () => this.#split(at + done, rest(from, done), (engine, start, part) => engine.write(start, part, atOnce)),
+      (error) => {
+        this.#changed++
+        if (atOnce && errnoOf(error) === 'EIO') this.#broken = nodeError(error, `Cannot write to ${this.parts.path}`)
+        throw error
+      },
+    )
     return this.#track(
-      put.then(
-        () => {
-          if (atOnce) return
-          this.#changed++
-          if (durable) return this.flush()
-        },
-        (error) => {
-          this.#changed++
-          if (atOnce && errnoOf(error) === 'EIO') this.#broken = nodeError(error, `Cannot write to ${this.parts.path}`)
-          throw error
-        },
-      ),
+      after(put, () => {
+        if (atOnce) return
+        this.#changed++
+        if (durable) return this.flush()
+      }),
     )
   }
 
@@ -259,12 +259,12 @@ export class FileDriver implements BlockDriver {
   }
 
   /** Sends all that is whole units to the engine, and the rest of a file's last unit through the page cache. */
-  #split(at: number, vector: IoVec, go: (engine: Engine, at: number, part: IoVec) => Promise<void>): Promise<void> {
+  #split(at: number, vector: IoVec, go: (engine: Engine, at: number, part: IoVec) => Now<void>): Now<void> {
     const odd = vector.byteLength % this.align
     if (odd === 0) return go(this.parts.engine, at, vector)
     const whole = vector.byteLength - odd
     const tail = () => go(this.parts.tail.engine(), at + whole, vector.slice(whole))
-    return whole === 0 ? tail() : go(this.parts.engine, at, vector.slice(0, whole)).then(tail)
+    return whole === 0 ? tail() : after(go(this.parts.engine, at, vector.slice(0, whole)), tail)
   }
 
   #change(request: Promise<void>): Promise<void> {
@@ -287,7 +287,10 @@ export class FileDriver implements BlockDriver {
     )
   }
 
-  #track<T>(request: Promise<T>): Promise<T> {
+  #track<T>(request: Promise<T>): Promise<T>
+  #track<T>(request: Now<T>): Now<T>
+  #track<T>(request: Now<T>): Now<T> {
+    if (!(request instanceof Promise)) return request
     this.#busy++
     return request.finally(() => {
       if (--this.#busy === 0) this.#idle?.()

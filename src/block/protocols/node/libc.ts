@@ -17,8 +17,12 @@ export interface Libc {
   close(fd: number): Result
   /** How often this thread has gone to sleep in the kernel. */
   sleeps(): number
+  /** How often the kernel has taken the CPU away from this thread. */
+  preemptions(): number
   ringSetup(entries: number, parameters: Uint8Array): Result
   ringEnter(fd: number, submit: number, wait: number, flags: number): Result
+  /** Submits, and waits for one completion at most `nanoseconds` (IORING_ENTER_EXT_ARG, Linux 5.11). */
+  ringWait(fd: number, submit: number, nanoseconds: bigint): Result
   ringRegister(fd: number, operation: number, argument: ArrayBufferView | null, count: number): Result
   /** Calls `ready` whenever `fd` can be read, as long as it can; does not keep the process alive until told to. */
   watch(fd: number, ready: () => void): Watch
@@ -72,11 +76,15 @@ const MAP_FAILED = 2n ** 64n - 1n
 const RUSAGE_THREAD = 1
 const RUSAGE_WORDS = 18
 const RUSAGE_NVCSW = 16
+const RUSAGE_NIVCSW = 17
 
 // System calls 425 to 427 have the same numbers on every architecture.
 const SYS_IO_URING_SETUP = 425
 const SYS_IO_URING_ENTER = 426
 const SYS_IO_URING_REGISTER = 427
+
+const ENTER_GETEVENTS = 1 << 0
+const ENTER_EXT_ARG = 1 << 3
 
 /** Architectures with 64-bit little-endian words, which is what structures are laid out for here. */
 const ARCHITECTURES = ['x64', 'arm64', 'riscv64', 'loong64']
@@ -165,6 +173,12 @@ function bind(koffi: Koffi): Libc {
   const ringEnter = library.func(
     'int64 syscall(int64 number, int fd, uint submit, uint wait, uint flags, int64 mask, int64 size)',
   )
+  const ringWait = library.func(
+    'int64 syscall(int64 number, int fd, uint submit, uint wait, uint flags, void *argument, int64 size)',
+  )
+  const timespec = new BigInt64Array(2)
+  // struct io_uring_getevents_arg: signal mask, its size, address of the timespec
+  const waitArgument = BigInt64Array.of(0n, 0n, BigInt(koffi.address(timespec)))
   const ringRegister = library.func('int64 syscall(int64 number, int fd, uint operation, void *argument, uint count)')
   const fallocate = library.func('int fallocate(int fd, int mode, int64 at, int64 length)')
   const copyFileRange = library.func(
@@ -183,8 +197,13 @@ function bind(koffi: Koffi): Libc {
     },
     close: (fd) => result(close(fd)),
     sleeps: () => (getrusage(RUSAGE_THREAD, usage) < 0 ? 0 : Number(usage[RUSAGE_NVCSW])),
+    preemptions: () => (getrusage(RUSAGE_THREAD, usage) < 0 ? 0 : Number(usage[RUSAGE_NIVCSW])),
     ringSetup: (entries, parameters) => result(ringSetup(SYS_IO_URING_SETUP, entries, parameters)),
     ringEnter: (fd, submit, wait, flags) => result(ringEnter(SYS_IO_URING_ENTER, fd, submit, wait, flags, 0, 0)),
+    ringWait(fd, submit, nanoseconds) {
+      timespec[1] = nanoseconds
+      return result(ringWait(SYS_IO_URING_ENTER, fd, submit, 1, ENTER_GETEVENTS | ENTER_EXT_ARG, waitArgument, 24))
+    },
     ringRegister: (fd, operation, argument, count) =>
       result(ringRegister(SYS_IO_URING_REGISTER, fd, operation, argument, count)),
     watch(fd, ready) {

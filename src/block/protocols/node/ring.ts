@@ -20,6 +20,7 @@ const IORING_SETUP_COOP_TASKRUN = 1 << 8
 const IORING_FEAT_SINGLE_MMAP = 1 << 0
 const IORING_FEAT_NODROP = 1 << 1
 const IORING_FEAT_SUBMIT_STABLE = 1 << 2
+const IORING_FEAT_EXT_ARG = 1 << 8
 const IORING_OFF_SQ_RING = 0
 const IORING_OFF_SQES = 0x10000000
 const IORING_REGISTER_PROBE = 8
@@ -76,6 +77,7 @@ export class Ring {
   readonly #sqMask: number
   readonly #cqMask: number
   readonly #entries: number
+  readonly #waits: boolean
   readonly #iov = new Uint32Array(4 * PIECES)
   readonly #iovAddress: number
   #pieces = 0
@@ -96,6 +98,7 @@ export class Ring {
     try {
       checkOperations(calls, fd)
       const word = (at: number) => parameters.getUint32(at, true)
+      this.#waits = (word(20) & IORING_FEAT_EXT_ARG) !== 0
       const sqEntries = word(0)
       const cqEntries = word(4)
       const size = Math.max(word(64) + sqEntries * 4, word(100) + cqEntries * CQE_WORDS * 4)
@@ -129,15 +132,29 @@ export class Ring {
     else this.#enqueue(operation)
   }
 
-  /** Hands in all that was collected. */
+  /** Hands in all that was collected, and takes what completed meanwhile. */
   submit(): void {
+    this.#handIn(0n)
+    if (this.#inFlight > 0) this.reap()
+  }
+
+  /** Hands in the only request under way and waits for it, at most `nanoseconds`; if there are others, or the kernel cannot: not. */
+  wait(nanoseconds: bigint): void {
+    this.#handIn(this.#waits && this.#inFlight === 1 && this.#queued === 1 ? nanoseconds : 0n)
+    if (this.#inFlight > 0) this.reap()
+  }
+
+  #handIn(wait: bigint): void {
     if (this.#scheduled !== undefined) {
       clearImmediate(this.#scheduled)
       this.#scheduled = undefined
     }
     while (this.#queued > 0) {
       this.enters++
-      const result = this.#libc.ringEnter(this.#fd, this.#queued, 0, 0)
+      const result =
+        wait > 0n
+          ? this.#libc.ringWait(this.#fd, this.#queued, wait)
+          : this.#libc.ringEnter(this.#fd, this.#queued, 0, 0)
       if (result > 0) this.#queued -= result
       else if (result === 0 || result === -EAGAIN || result === -EBUSY) {
         // The kernel is short of memory, or wants its completions taken first.
@@ -190,7 +207,7 @@ export class Ring {
   }
 
   #hasRoom(): boolean {
-    if (this.#queued === this.#entries || this.#pieces + IOV_MAX > PIECES) this.submit()
+    if (this.#queued === this.#entries || this.#pieces + IOV_MAX > PIECES) this.#handIn(0n)
     return this.#inFlight < LIMIT && this.#queued < this.#entries && this.#pieces + IOV_MAX <= PIECES
   }
 

@@ -1,4 +1,5 @@
 /** Writes past the page cache on both engines: by itself one is quickest through the ring, many are through threads. */
+import { always } from '../../now.ts'
 import type { Engine } from './engine.ts'
 
 /**
@@ -11,13 +12,16 @@ export function spread(ring: Engine, threads: Engine): Engine {
   return {
     name: ring.name,
     durableWrites: ring.durableWrites,
-    read: (at, into) => ring.read(at, into),
-    write(at, from, durable) {
+    read: (at, into, lone) => ring.read(at, into, lone),
+    write(at, from, durable, lone) {
       const engine = durable || writing === 0 ? ring : threads
       writing++
-      return engine.write(at, from, durable).finally(() => {
-        writing--
-      })
+      return always(
+        () => engine.write(at, from, durable, lone),
+        () => {
+          writing--
+        },
+      )
     },
     sync: () => ring.sync(),
     submit: () => ring.submit?.(),

@@ -1,6 +1,8 @@
 /** aio=io_uring: requests through the process' ring. */
 import { BlockError } from '../../error.ts'
 import type { IoVec } from '../../iovec.ts'
+import type { Now } from '../../now.ts'
+import { BRIEF, Brief } from './brief.ts'
 import type { Engine } from './engine.ts'
 import { EAGAIN, EINTR, hostError } from './failure.ts'
 import { RWF_DSYNC } from './libc.ts'
@@ -34,14 +36,14 @@ class Transfer implements Operation {
   #views: readonly Uint8Array[] = []
   #done = 0
   readonly #doing: () => string
-  readonly #resolve: () => void
-  readonly #reject: (error: unknown) => void
+  #over = false
+  #failure: unknown
+  #resolve: (() => void) | undefined
+  #reject: ((error: unknown) => void) | undefined
 
   constructor(
     engine: { ring: Ring; addresses: Addresses; fd: number },
     request: { at: number; vector: IoVec; write: boolean; slow: boolean; flags: number; doing: () => string },
-    resolve: () => void,
-    reject: (error: unknown) => void,
   ) {
     this.#ring = engine.ring
     this.#addresses = engine.addresses
@@ -52,9 +54,22 @@ class Transfer implements Operation {
     this.flags = request.flags
     this.slow = request.slow
     this.#doing = request.doing
-    this.#resolve = resolve
-    this.#reject = reject
     this.#ring.add(this)
+  }
+
+  get over(): boolean {
+    return this.#over
+  }
+
+  /** How it ended, or will; asked for once. */
+  outcome(): Now<void> {
+    if (!this.#over) {
+      return new Promise((resolve, reject) => {
+        this.#resolve = resolve
+        this.#reject = reject
+      })
+    }
+    if (this.#failure !== undefined) throw this.#failure
   }
 
   fill(iov: Uint32Array): void {
@@ -64,11 +79,11 @@ class Transfer implements Operation {
   done(result: number): void {
     if (result > 0) {
       this.#done += result
-      if (this.#done >= this.#vector.byteLength) this.#resolve()
+      if (this.#done >= this.#vector.byteLength) this.#end()
       else this.#ring.add(this)
     } else if (result === -EINTR || result === -EAGAIN) this.#ring.add(this)
-    else if (result === 0) this.#reject(new BlockError('EIO', `${this.#doing()}: the file ends there`))
-    else this.#reject(hostError(-result, this.#doing()))
+    else if (result === 0) this.#fail(new BlockError('EIO', `${this.#doing()}: the file ends there`))
+    else this.#fail(hostError(-result, this.#doing()))
   }
 
   /** The memory may have moved, or been taken back, since the request was made. */
@@ -77,7 +92,7 @@ class Transfer implements Operation {
     try {
       views = atMost(rest(this.#vector, this.#done).views(), IOV_MAX)
     } catch (error) {
-      this.#reject(error)
+      this.#fail(error)
       return false
     }
     this.at = this.#start + this.#done
@@ -93,6 +108,17 @@ class Transfer implements Operation {
     }
     return true
   }
+
+  #end(): void {
+    this.#over = true
+    this.#resolve?.()
+  }
+
+  #fail(error: unknown): void {
+    this.#over = true
+    this.#failure = error
+    this.#reject?.(error)
+  }
 }
 
 /**
@@ -104,18 +130,27 @@ const BEGIN_MAX = 64 << 10
 /** The ring's engine for the open file `fd`, called `name` in messages; `cached`: it goes through the page cache. */
 export function uring(ring: Ring, addresses: Addresses, fd: number, name: string, cached: boolean): Engine {
   const engine = { ring, addresses, fd }
-  const transfer = (at: number, vector: IoVec, write: boolean, flags: number) =>
-    new Promise<void>((resolve, reject) => {
-      const doing = () => `Cannot ${write ? 'write' : 'read'} ${vector.byteLength} bytes at ${at} of ${name}`
-      const slow = cached && vector.byteLength > BEGIN_MAX
-      new Transfer(engine, { at, vector, write, slow, flags, doing }, resolve, reject)
-    })
+  const briefs = { read: new Brief(), write: new Brief() }
+  const transfer = (at: number, vector: IoVec, write: boolean, flags: number, lone: boolean): Now<void> => {
+    const length = vector.byteLength
+    const doing = () => `Cannot ${write ? 'write' : 'read'} ${length} bytes at ${at} of ${name}`
+    const slow = cached && length > BEGIN_MAX
+    const one = new Transfer(engine, { at, vector, write, slow, flags, doing })
+    if (lone && !one.over) {
+      const brief = write ? briefs.write : briefs.read
+      if (brief.worth(length)) {
+        ring.wait(BRIEF)
+        brief.did(one.over)
+      } else ring.submit()
+    }
+    return one.outcome()
+  }
   return {
     name: 'io_uring',
     durableWrites: true,
     submit: () => ring.submit(),
-    read: (at, into) => transfer(at, into, false, 0),
-    write: (at, from, durable) => transfer(at, from, true, durable ? RWF_DSYNC : 0),
+    read: (at, into, lone = false) => transfer(at, into, false, 0, lone),
+    write: (at, from, durable, lone = false) => transfer(at, from, true, durable ? RWF_DSYNC : 0, lone && !durable),
     sync: () =>
       new Promise((resolve, reject) => {
         ring.add({
