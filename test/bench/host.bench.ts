@@ -112,7 +112,9 @@ async function copies(name: string): Promise<void> {
         const seen = watchAddresses(calls, ring())
         const before = counted.bytes
         await device[kind](1 << 20, bytesVec(...pieces))
-        const inside = [...new Set(seen.end())].filter((address) => address >= base && address < base + memory.buffer.byteLength)
+        const inside = [...new Set(seen.end())].filter(
+          (address) => address >= base && address < base + memory.buffer.byteLength,
+        )
         console.log(
           `${kind.padEnd(6)}${String(length >> 10).padStart(5)} KiB in ${String(pieces.length).padStart(2)} pieces, cache=${cache.padEnd(10)} ` +
             `${counted.bytes - before} bytes; ${inside.length} of ${pieces.length} addresses of guest memory went to the kernel`,

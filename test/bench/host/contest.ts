@@ -51,7 +51,7 @@ export function cellName(cell: Cell): string {
 interface Runs {
   readonly rates: number[]
   readonly cpus: number[]
-  /** Seconds of CPU of the short run: start and warm-up are in both, and leave with the difference. */
+  /** Seconds of CPU of the short run: what starting costs is in both, and leaves with the difference. */
   short: number
 }
 
@@ -104,21 +104,22 @@ export class Contest {
 
   /**
    * Plays one cell. A short run of each `aio` shows by which QEMU is best, and how many requests make a run of the wanted length;
-   * then both programs in turn: QEMU, block86, QEMU, block86, ...
+   * then both programs in turn: QEMU, block86, QEMU, block86, ... Before block86's clock starts it has done the short run's requests
+   * once: a disk of an emulator that has been running for a second is measured, not the compiler.
    */
   play(cell: Cell, { rounds, seconds }: Effort): Result {
     const stride = cell.random ? Math.floor((DISK * 0.381966) / cell.size) * cell.size + cell.size : cell.size
     const image = this.image(cell.format)
     const args = ['-d', String(cell.depth), '-f', cell.format, '-s', String(cell.size), '-S', String(stride)]
     args.push('-t', cell.cache, ...(cell.write ? ['-w', '--pattern=90'] : []), image)
+    const few = Math.max(512, Math.min(cell.cache === 'none' ? 2500 : 10_000, Math.floor((256 << 20) / cell.size)))
     const timed = (way: string, requests: number) => {
       if (cell.write) execFileSync('sync', [image])
       return way === 'block86'
-        ? this.#timed(process.execPath, [this.#tool, '-c', String(requests), ...args])
+        ? this.#timed(process.execPath, [this.#tool, `--warm-up=${few}`, '-c', String(requests), ...args])
         : this.#timed('qemu-img', ['bench', '-i', way, '-c', String(requests), ...args])
     }
     if (cell.cache === 'writeback') fs.readFileSync(image)
-    const few = Math.max(128, Math.min(cell.cache === 'none' ? 1500 : 10_000, Math.floor((128 << 20) / cell.size)))
     const trials = (cell.cache === 'none' ? ['threads', 'native', 'io_uring'] : ['threads', 'io_uring']).map((way) => ({
       way,
       ...timed(way, few),
@@ -199,6 +200,7 @@ export function allCells(formats: readonly Format[], kibs: readonly number[] = [
 
 /** Prints each result as it comes, then what they come to. */
 export function tabulate(contest: Contest, cells: readonly Cell[], effort: Effort): Result[] {
+  console.log('block86 is measured after a warm-up (img bench --warm-up), QEMU with its best aio of the cell')
   console.log(`${'cell'.padEnd(49)}    QEMU/s  (aio)      block86/s  ratio   CPU us: QEMU  block86`)
   const results = cells.map((cell) => {
     const result = contest.play(cell, effort)
