@@ -25,6 +25,20 @@ export interface ZeroOptions {
   unmap?: boolean
 }
 
+/** Moments at which requests can be held and made to fail, by the names that `blkdebug` has for them. */
+export interface DebugPoints {
+  /** Says that `event` is about to happen; what follows waits until this completes. */
+  event(event: string): Now<void>
+  /** Holds the next request that comes to `event`, and calls it `tag`. ENOENT if there is no such event. */
+  break(event: string, tag: string): void
+  /** Lets the requests called `tag` go on; answers whether there were any. */
+  resume(tag: string): boolean
+  /** Forgets the breakpoints called `tag` and lets go what they hold; answers whether there were any. */
+  removeBreak(tag: string): boolean
+  /** Completes when a request called `tag` is held. */
+  suspended(tag: string): Now<void>
+}
+
 /**
  * What the author of a protocol, filter or format writes. Offsets and lengths are bytes, multiples of `align` (except where
  * a range ends at `size`), inside the device, never empty. What is absent, the core emulates or refuses.
@@ -41,6 +55,8 @@ export interface BlockDriver {
   readonly backing?: BlockDevice | undefined
   /** Where all of its bytes are as they are: from `offset` on in `device`. */
   readonly plain?: { readonly device: BlockDevice; readonly offset: number }
+  /** The nearest place, here or below, where requests can be held; for formats to announce what they do. */
+  readonly debug?: DebugPoints | undefined
   /** Smallest unit of offsets and lengths, bytes, a power of two; default 1. */
   readonly align?: number
   /** What a discard must be aligned to to have an effect, bytes; default `align`. */
@@ -104,6 +120,10 @@ export class BlockDevice implements BlockDriver {
 
   get backing(): BlockDevice | undefined {
     return this.driver.backing
+  }
+
+  get debug(): DebugPoints | undefined {
+    return this.driver.debug
   }
 
   /** The unit below which a write costs a read, bytes. */

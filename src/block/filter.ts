@@ -1,5 +1,5 @@
 /** Layers between a disk and its image: a filter changes the one thing it is for and passes the rest through. */
-import type { BlockDevice, BlockDriver, Extent, WriteOptions, ZeroOptions } from './device.ts'
+import type { BlockDevice, BlockDriver, DebugPoints, Extent, WriteOptions, ZeroOptions } from './device.ts'
 import type { IoVec } from './iovec.ts'
 import type { Now } from './now.ts'
 
@@ -23,6 +23,10 @@ export abstract class Filter implements BlockDriver {
 
   get backing(): BlockDevice | undefined {
     return this.next.backing
+  }
+
+  get debug(): DebugPoints | undefined {
+    return this.next.debug
   }
 
   get align(): number {
@@ -80,7 +84,15 @@ export abstract class Remap
     Required<
       Omit<
         BlockDriver,
-        'readOnly' | 'backing' | 'plain' | 'copyTo' | 'align' | 'discardGranularity' | 'canDiscard' | 'allocated'
+        | 'readOnly'
+        | 'backing'
+        | 'plain'
+        | 'debug'
+        | 'copyTo'
+        | 'align'
+        | 'discardGranularity'
+        | 'canDiscard'
+        | 'allocated'
       >
     >
 {

@@ -1,5 +1,5 @@
 /** Moves the data of every image format: through its mappings and backing chain, copying up where it must. */
-import type { BlockDevice, BlockDriver, Extent, ZeroOptions } from './device.ts'
+import type { BlockDevice, BlockDriver, DebugPoints, Extent, ZeroOptions } from './device.ts'
 import { BlockError } from './error.ts'
 import type { Allocation, Image, Mapping } from './image.ts'
 import { bytesVec, type IoVec, zeroVec } from './iovec.ts'
@@ -19,9 +19,11 @@ export class ImageDevice implements BlockDriver {
   readonly #buffers: Uint8Array[] = []
   /** Held over clusters while they are allocated, zeroed or discarded: one such change of a cluster at a time. */
   readonly #changing = new RangeLock()
+  readonly #debug: DebugPoints | undefined
 
   constructor(image: Image) {
     this.image = image
+    this.#debug = image.file.debug
     this.name = image.name
     this.#traffic = image.traffic ?? new Traffic()
   }
@@ -36,6 +38,10 @@ export class ImageDevice implements BlockDriver {
 
   get backing(): BlockDevice | undefined {
     return this.image.backing
+  }
+
+  get debug(): DebugPoints | undefined {
+    return this.image.file.debug
   }
 
   get discardGranularity(): number {
@@ -181,6 +187,13 @@ export class ImageDevice implements BlockDriver {
   }
 
   #get(at: number, found: Mapping, into: IoVec): Now<void> {
+    if (this.#debug === undefined) return this.#fetch(at, found, into)
+    const event = found.kind === 'raw' ? 'read_aio' : found.kind === 'packed' ? 'read_compressed' : 'read_backing_aio'
+    const silent = found.kind === 'zero' || (found.kind === 'hole' && this.image.backing === undefined)
+    return after(silent ? undefined : this.#debug.event(event), () => this.#fetch(at, found, into))
+  }
+
+  #fetch(at: number, found: Mapping, into: IoVec): Now<void> {
     switch (found.kind) {
       case 'raw': {
         const file = found.file ?? this.image.file
@@ -199,8 +212,10 @@ export class ImageDevice implements BlockDriver {
   #put(found: Mapping & { kind: 'raw' }, from: IoVec): Now<void> {
     const file = found.file ?? this.image.file
     const end = found.at + found.length
-    if (end <= file.size) return file.write(found.at, from)
-    return after(file.grow(end), () => file.write(found.at, from))
+    if (this.#debug === undefined && end <= file.size) return file.write(found.at, from)
+    return after(end <= file.size ? undefined : file.grow(end), () =>
+      after(this.#debug?.event('write_aio'), () => file.write(found.at, from)),
+    )
   }
 
   /** Writes what cannot be overwritten in place. */
@@ -236,7 +251,9 @@ export class ImageDevice implements BlockDriver {
     // Space of zeroes for what read as zeroes: a link without its data shows what was there, so the link need not wait,
     // and neither need the cluster's next writer.
     if (space.zeroed && (space.was === 'zero' || (space.was === 'hole' && !this.#backed(space.start)))) {
-      return after(space.link(), () => collect(loose, file.write(space.at + before, from)))
+      return after(space.link(), () =>
+        after(this.#debug?.event('write_aio'), () => collect(loose, file.write(space.at + before, from))),
+      )
     }
     return after(
       rescue(
@@ -259,15 +276,19 @@ export class ImageDevice implements BlockDriver {
   /** Writes all bytes of the space: `from`, with what was there before around it. */
   #copyUp(space: Allocation, at: number, from: IoVec): Now<void> {
     const file = space.file ?? this.image.file
-    if (from.byteLength === space.length) return file.write(space.at, from)
+    if (from.byteLength === space.length)
+      return after(this.#debug?.event('write_aio'), () => file.write(space.at, from))
     const buffer = this.#buffers.pop() ?? new Uint8Array(this.image.clusterSize)
     const bytes = buffer.length < space.length ? new Uint8Array(space.length) : buffer.subarray(0, space.length)
     return always(
       () =>
-        after(this.#old(space, bytes), () => {
-          from.gather(bytes.subarray(at - space.start, at - space.start + from.byteLength))
-          return file.write(space.at, bytesVec(bytes))
-        }),
+        after(this.#debug?.event('cow_read'), () =>
+          after(this.#old(space, bytes), () => {
+            from.gather(bytes.subarray(at - space.start, at - space.start + from.byteLength))
+            const announced = after(this.#debug?.event('write_aio'), () => this.#debug?.event('cow_write'))
+            return after(announced, () => file.write(space.at, bytesVec(bytes)))
+          }),
+        ),
       () => {
         if (this.#buffers.length < KEPT_BUFFERS) this.#buffers.push(buffer)
       },

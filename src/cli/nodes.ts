@@ -6,22 +6,34 @@ import { Blkdebug, type BlkdebugOptions, parseBlkdebug } from '../block/filters/
 import { Blklogwrites } from '../block/filters/blklogwrites.ts'
 import { Blkverify } from '../block/filters/blkverify.ts'
 import { CopyOnRead } from '../block/filters/copy-on-read.ts'
-import { Throttle } from '../block/filters/throttle.ts'
+import { THROTTLE_OPTIONS, Throttle, type ThrottleOptions } from '../block/filters/throttle.ts'
+import { refuseUnknown } from '../block/format.ts'
 import { formats } from '../block/formats/index.ts'
 import { type ImageOptions, openImage } from '../block/open.ts'
 import { Null } from '../block/protocols/null.ts'
 import { type OptionTree, parseFileName, parseKeyValues, treeOf } from './node-options.ts'
+import { type Objects, objectOf } from './objects.ts'
 import { parseSize } from './units.ts'
 
 /** How a node and all below it is opened where its own options do not say. */
-export type NodeDefaults = Pick<ImageOptions, 'format' | 'readOnly' | 'cache' | 'aio' | 'locking' | 'gate'>
+export interface NodeDefaults extends Pick<ImageOptions, 'format' | 'readOnly' | 'cache' | 'aio' | 'locking' | 'gate'> {
+  /** What `throttle-group=` and the like refer to. */
+  objects?: Objects
+  /** Hears what filters have to say while they work. */
+  log?: (text: string) => void
+}
+
+/** The part of the defaults that an image is opened with. */
+function ownOptions({ objects, log, ...rest }: NodeDefaults): ImageOptions {
+  return rest
+}
 
 type Open = (options: OptionTree, defaults: NodeDefaults) => Promise<BlockDevice>
 
 /** Opens what a tool was given as its file: a name, or with `--image-opts` an option string. */
 export async function openNode(name: string, defaults: NodeDefaults, imageOptions = false): Promise<BlockDevice> {
   const node = imageOptions ? treeOf(parseKeyValues(name)) : parseFileName(name)
-  return typeof node === 'string' ? openImage(node, defaults) : openTree(node, defaults)
+  return typeof node === 'string' ? openImage(node, ownOptions(defaults)) : openTree(node, defaults)
 }
 
 /** Opens an option tree: a protocol, a filter or a format by its `driver`, or what `filename` names. */
@@ -30,7 +42,7 @@ export async function openTree(tree: OptionTree, defaults: NodeDefaults): Promis
   const common = takeCommon(options, defaults)
   if (driver === undefined && typeof options.filename === 'string' && options.file === undefined) {
     const { filename, ...rest } = options
-    return openImage(filename, { ...common, ...typed(rest) })
+    return openImage(filename, { ...ownOptions(common), ...typed(rest) })
   }
   if (driver === undefined) return openFormat(common.format ?? 'probe', options, common)
   if (typeof driver !== 'string') throw new BlockError('EINVAL', "Parameter 'driver' is not a string")
@@ -95,7 +107,12 @@ async function openFormat(format: string, options: OptionTree, defaults: NodeDef
   const below = await openChild(file, { ...defaults, format: 'raw' })
   try {
     const over = backing === undefined ? undefined : await openChild(backing, { ...defaults, readOnly: true })
-    return await openImage(below, { ...defaults, format, ...typed(own), ...(over ? { backing: over } : {}) })
+    return await openImage(below, {
+      ...ownOptions(defaults),
+      format,
+      ...typed(own),
+      ...(over ? { backing: over } : {}),
+    })
   } catch (error) {
     await below.close()
     throw error
@@ -125,7 +142,7 @@ const openFile: Open = async (options, defaults) => {
   const { filename, ...rest } = options
   if (typeof filename !== 'string') throw new BlockError('EINVAL', "The 'file' block driver requires a file name")
   refuseRest(rest, 'file')
-  return openImage(filename, { ...defaults, format: 'raw' })
+  return openImage(filename, { ...ownOptions(defaults), format: 'raw' })
 }
 
 const openNbd: Open = async (options, defaults) => {
@@ -138,7 +155,7 @@ const openNbd: Open = async (options, defaults) => {
       : place.path !== undefined
         ? `nbd+unix:///${exportName}?socket=${encodeURIComponent(String(place.path))}`
         : `nbd://${place.host ?? 'localhost'}:${place.port ?? 10809}/${exportName}`
-  return openImage(url, { ...defaults, format: 'raw', ...typed(rest) })
+  return openImage(url, { ...ownOptions(defaults), format: 'raw', ...typed(rest) })
 }
 
 /** A list of rules: given as a list, or as children `0`, `1`, … of an option string. */
@@ -164,6 +181,7 @@ const openBlkdebug: Open = async (options, defaults) => {
     new Blkdebug(below, {
       injectError: [...(fromFile.injectError ?? []), ...rules(inject)],
       setState: [...(fromFile.setState ?? []), ...(rules(states) as never[])],
+      ...(defaults.log === undefined ? {} : { log: defaults.log }),
       ...(align === undefined ? {} : { align: Number(parseSize(String(align))) }),
     }),
   )
@@ -207,8 +225,20 @@ const special: Readonly<Record<string, Open>> = {
   },
   throttle: async (options, defaults) => {
     const file = childOf(options, 'file', 'throttle')
-    const { limits, ...rest } = options
+    const { 'throttle-group': group, ...rest } = options
     refuseRest(rest, 'throttle')
-    return asDevice(new Throttle(await openChild(file, defaults), typed((limits ?? {}) as OptionTree)))
+    if (typeof group !== 'string') throw new BlockError('EINVAL', 'Please specify a throttle group')
+    const limits = limitsOf(objectOf(defaults.objects, group, 'throttle-group'))
+    return asDevice(new Throttle(await openChild(file, defaults), limits))
   },
+}
+
+/** The limits of a throttle group: `limits` of its own as `limits.iops-total` or, the old way, `x-iops-total`. */
+function limitsOf(group: OptionTree): ThrottleOptions {
+  const limits: Record<string, unknown> = typed((group.limits ?? {}) as OptionTree)
+  for (const [key, value] of Object.entries(group)) {
+    if (key.startsWith('x-')) Object.assign(limits, typed({ [key.slice(2)]: value }))
+  }
+  refuseUnknown(limits, THROTTLE_OPTIONS, 'Cannot throttle', 'limit')
+  return limits as ThrottleOptions
 }

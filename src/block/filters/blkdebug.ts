@@ -1,11 +1,13 @@
 /** Injects errors at named moments: `blkdebug`, with the events, states and rules of its configuration file. */
-import type { BlockDevice, Extent, WriteOptions, ZeroOptions } from '../device.ts'
+import type { BlockDevice, DebugPoints, Extent, WriteOptions, ZeroOptions } from '../device.ts'
 import { BlockError, type Errno } from '../error.ts'
 import { Filter } from '../filter.ts'
 import type { IoVec } from '../iovec.ts'
-import type { Now } from '../now.ts'
+import { after, all, type Now } from '../now.ts'
 
-export type IoType = 'read' | 'write' | 'write-zeroes' | 'discard' | 'flush' | 'block-status'
+/** Kinds of request, by the names that rules have for them. */
+const IO_TYPES = ['read', 'write', 'write-zeroes', 'discard', 'flush', 'block-status'] as const
+export type IoType = (typeof IO_TYPES)[number]
 
 /** Fails requests: those that follow `event` while the state is `state`, or, without an event, every one of its kind. */
 export interface InjectError {
@@ -34,15 +36,37 @@ export interface SetState {
 export interface BlkdebugOptions {
   readonly injectError?: readonly InjectError[]
   readonly setState?: readonly SetState[]
-  /** Alignment that requests must have, bytes. */
+  /** Alignment that requests must have, bytes, a power of two. */
   readonly align?: number
+  /** Hears which requests are held and let go. */
+  readonly log?: (text: string) => void
 }
+
+/** Every moment that has a name. Formats announce theirs; those of requests themselves are announced here. */
+export const BLKDEBUG_EVENTS: readonly string[] = [
+  ...['l1_update', 'l1_grow_alloc_table', 'l1_grow_write_table', 'l1_grow_activate_table'],
+  ...['l2_load', 'l2_update', 'l2_update_compressed', 'l2_alloc_cow_read', 'l2_alloc_write'],
+  ...['read_aio', 'read_backing_aio', 'read_compressed', 'write_aio', 'write_compressed'],
+  ...['vmstate_load', 'vmstate_save', 'cow_read', 'cow_write', 'reftable_load', 'reftable_grow', 'reftable_update'],
+  ...['refblock_load', 'refblock_update', 'refblock_update_part', 'refblock_alloc', 'refblock_alloc_hookup'],
+  ...['refblock_alloc_write', 'refblock_alloc_write_blocks', 'refblock_alloc_write_table'],
+  ...['refblock_alloc_switch_table', 'cluster_alloc', 'cluster_alloc_bytes', 'cluster_free'],
+  ...['flush_to_os', 'flush_to_disk', 'pwritev_rmw_head', 'pwritev_rmw_after_head', 'pwritev_rmw_tail'],
+  ...['pwritev_rmw_after_tail', 'preadv', 'pwritev', 'pwritev_zero', 'pwritev_done', 'empty_image_prepare'],
+  ...['l1_shrink_write_table', 'l1_shrink_free_l2_clusters', 'cor_write', 'cluster_alloc_space', 'none'],
+]
 
 interface Break {
   readonly event: string
   readonly tag: string
 }
 
+interface Suspended {
+  readonly tag: string
+  readonly go: () => void
+}
+
+/** What an errno number of Linux is called here. */
 const ERRNOS: Readonly<Record<number, Errno>> = {
   1: 'EPERM',
   2: 'ENOENT',
@@ -56,38 +80,46 @@ const ERRNOS: Readonly<Record<number, Errno>> = {
   27: 'EFBIG',
   28: 'ENOSPC',
   30: 'EROFS',
+  74: 'EBADMSG',
+  84: 'EILSEQ',
   95: 'ENOTSUP',
+  104: 'ECONNRESET',
+  108: 'ESHUTDOWN',
   110: 'ETIMEDOUT',
   122: 'EDQUOT',
+  123: 'ENOMEDIUM',
+  125: 'ECANCELED',
 }
 
-/** Events that formats announce by their driver names; those of the file itself come by themselves. */
-const FILE_EVENTS: Readonly<Record<IoType, readonly string[]>> = {
-  read: ['preadv', 'read_aio'],
-  write: ['pwritev', 'write_aio'],
-  'write-zeroes': ['pwritev_zero', 'write_aio'],
-  discard: ['discard'],
-  flush: ['flush_to_os', 'flush_to_disk'],
-  'block-status': ['block_status'],
-}
+/** Kinds of request that a rule without an iotype is for. */
+const PLAIN_TYPES: readonly IoType[] = ['read', 'write', 'write-zeroes', 'discard', 'flush']
 
 /** Passes requests through, except those that its rules fail and those that a breakpoint holds. */
-export class Blkdebug extends Filter {
+export class Blkdebug extends Filter implements DebugPoints {
   readonly name = 'blkdebug'
   readonly #align: number
+  readonly #log: (text: string) => void
   #rules: InjectError[]
   readonly #transitions: readonly SetState[]
-  #armed = new Set<InjectError>()
+  /** Rules whose event has come: those of the last event that had any. */
+  #active: InjectError[] = []
   #breaks: Break[] = []
-  readonly #suspended = new Map<string, (() => void)[]>()
+  #suspended: Suspended[] = []
+  #watching: { readonly tag: string; readonly seen: () => void }[] = []
   #state = 1
 
   constructor(next: BlockDevice, options: BlkdebugOptions = {}) {
     super(next)
     this.#align = options.align ?? 1
+    this.#log = options.log ?? (() => {})
     this.#rules = [...(options.injectError ?? [])]
     this.#transitions = options.setState ?? []
-    for (const rule of this.#rules) if ((rule.event ?? 'none') === 'none') this.#armed.add(rule)
+    for (const { event } of [...this.#rules, ...this.#transitions]) checkEvent(event ?? 'none')
+    void this.event('none')
+  }
+
+  override get debug(): DebugPoints {
+    return this
   }
 
   override get align(): number {
@@ -99,112 +131,119 @@ export class Blkdebug extends Filter {
     return this.#state
   }
 
-  /** Announces an event: arms the rules that wait for it, then changes the state. */
-  event(name: string): void {
-    for (const rule of this.#rules) {
-      if (rule.event === name && inState(rule.state, this.#state)) this.#armed.add(rule)
+  event(event: string): Now<void> {
+    const state = this.#state
+    const rules = this.#rules.filter((rule) => (rule.event ?? 'none') === event && inState(rule.state, state))
+    if (rules.length > 0) this.#active = rules
+    for (const transition of this.#transitions) {
+      if (transition.event === event && inState(transition.state, state)) this.#state = transition.newState
     }
-    for (const { event, state, newState } of this.#transitions) {
-      if (event === name && inState(state, this.#state)) {
-        this.#state = newState
-        return
-      }
-    }
+    const held = this.#breaks.filter((point) => point.event === event)
+    if (held.length === 0) return
+    this.#breaks = this.#breaks.filter((point) => point.event !== event)
+    return all(held.map(({ tag }) => this.#suspend(tag)))
   }
 
-  /** Holds the next request at `event` under the name `tag`. */
   break(event: string, tag: string): void {
+    checkEvent(event)
     this.#breaks.push({ event, tag })
   }
 
-  /** Lets the requests held under `tag` go on; answers whether there were any. */
   resume(tag: string): boolean {
-    const held = this.#suspended.get(tag) ?? []
-    this.#suspended.delete(tag)
-    for (const go of held) go()
+    const held = this.#suspended.filter((each) => each.tag === tag)
+    this.#suspended = this.#suspended.filter((each) => each.tag !== tag)
+    for (const { go } of held) {
+      this.#log(`blkdebug: Resuming request '${tag}'`)
+      go()
+    }
     return held.length > 0
   }
 
-  /** Forgets the breakpoints of `tag`, and lets go what they hold. */
   removeBreak(tag: string): boolean {
     const before = this.#breaks.length
     this.#breaks = this.#breaks.filter((point) => point.tag !== tag)
-    return this.resume(tag) || this.#breaks.length < before
+    const found = this.#breaks.length < before
+    return this.resume(tag) || found
   }
 
-  /** Whether a request is held under `tag`. */
-  isSuspended(tag: string): boolean {
-    return this.#suspended.has(tag)
+  suspended(tag: string): Now<void> {
+    if (this.#suspended.some((each) => each.tag === tag)) return
+    return new Promise((seen) => this.#watching.push({ tag, seen }))
   }
 
   override read(at: number, into: IoVec): Now<void> {
-    return this.#pass('read', at, into.byteLength, () => this.next.read(at, into))
+    return after(this.event('preadv'), () => this.#inject('read', at, into.byteLength, () => this.next.read(at, into)))
   }
 
   override write(at: number, from: IoVec, options?: WriteOptions): Now<void> {
-    return this.#pass('write', at, from.byteLength, () => this.next.write(at, from, options))
+    return this.#written(this.event('pwritev'), () =>
+      this.#inject('write', at, from.byteLength, () => this.next.write(at, from, options)),
+    )
   }
 
   override flush(): Now<void> {
-    return this.#pass('flush', 0, 0, () => this.next.flush())
+    return after(this.event('flush_to_os'), () =>
+      after(this.event('flush_to_disk'), () => this.#inject('flush', 0, 0, () => this.next.flush())),
+    )
   }
 
   override zero(at: number, length: number, options?: ZeroOptions): Now<void> {
-    return this.#pass('write-zeroes', at, length, () => this.next.zero(at, length, options))
+    return this.#written(this.event('pwritev_zero'), () =>
+      this.#inject('write-zeroes', at, length, () => this.next.zero(at, length, options)),
+    )
   }
 
   override discard(at: number, length: number): Now<void> {
-    return this.#pass('discard', at, length, () => this.next.discard(at, length))
+    return this.#inject('discard', at, length, () => this.next.discard(at, length))
   }
 
   override status(at: number, length: number): Now<Extent> {
-    return this.#pass('block-status', at, length, () => this.next.status(at, length))
+    return this.#inject('block-status', at, length, () => this.next.status(at, length))
   }
 
   override close(): Now<void> {
-    for (const tag of [...this.#suspended.keys()]) this.resume(tag)
+    this.#breaks = []
+    for (const { tag } of this.#suspended) this.resume(tag)
     return this.next.close()
   }
 
-  #pass<T>(kind: IoType, at: number, length: number, body: () => Now<T>): Now<T> {
-    for (const event of FILE_EVENTS[kind]) {
-      this.event(event)
-      const point = this.#breaks.find((candidate) => candidate.event === event)
-      if (point !== undefined) {
-        this.#breaks.splice(this.#breaks.indexOf(point), 1)
-        return this.#suspend(point.tag).then(() => this.#inject(kind, at, length, body))
-      }
-    }
-    return this.#inject(kind, at, length, body)
+  #written(ready: Now<void>, body: () => Now<void>): Now<void> {
+    return after(after(ready, body), () => this.event('pwritev_done'))
   }
 
   #suspend(tag: string): Promise<void> {
-    return new Promise((resolve) => {
-      this.#suspended.set(tag, [...(this.#suspended.get(tag) ?? []), resolve])
+    return new Promise((go) => {
+      this.#suspended.push({ tag, go })
+      this.#log(`blkdebug: Suspended request '${tag}'`)
+      for (const { tag: wanted, seen } of this.#watching) if (wanted === tag) seen()
+      this.#watching = this.#watching.filter((each) => each.tag !== tag)
     })
   }
 
   #inject<T>(kind: IoType, at: number, length: number, body: () => Now<T>): Now<T> {
-    for (const rule of this.#armed) {
-      if (rule.iotype !== undefined && rule.iotype !== kind) continue
-      if (!inState(rule.state, this.#state)) continue
-      if (rule.sector !== undefined && rule.sector >= 0) {
-        const sector = rule.sector * 512
-        if (sector < at || sector >= at + length) continue
-      }
-      if (rule.once) {
-        this.#armed.delete(rule)
-        this.#rules = this.#rules.filter((other) => other !== rule)
-      }
-      const code = typeof rule.errno === 'number' ? (ERRNOS[rule.errno] ?? 'EIO') : (rule.errno ?? 'EIO')
-      const error = new BlockError(code, `blkdebug: injected ${code} into ${kind} of ${length} bytes at ${at}`)
-      if (rule.immediately) throw error
-      return Promise.resolve().then(() => {
-        throw error
-      })
+    const rule = this.#active.find((each) => {
+      if (!(each.iotype === undefined ? PLAIN_TYPES.includes(kind) : each.iotype === kind)) return false
+      if (each.sector === undefined || each.sector < 0) return true
+      const offset = each.sector * 512
+      return offset >= at && offset < at + length
+    })
+    if (rule === undefined) return body()
+    if (rule.once) {
+      this.#active = this.#active.filter((other) => other !== rule)
+      this.#rules = this.#rules.filter((other) => other !== rule)
     }
-    return body()
+    if (rule.errno === 0) return body()
+    const code = typeof rule.errno === 'number' ? (ERRNOS[rule.errno] ?? 'EIO') : (rule.errno ?? 'EIO')
+    const error = new BlockError(code, `blkdebug: injected ${code} into ${kind} of ${length} bytes at ${at}`)
+    if (rule.immediately) throw error
+    return Promise.resolve().then(() => {
+      throw error
+    })
   }
+}
+
+function checkEvent(event: string): void {
+  if (!BLKDEBUG_EVENTS.includes(event)) throw new BlockError('ENOENT', `blkdebug has no event '${event}'`)
 }
 
 function inState(wanted: number | undefined, state: number): boolean {
@@ -253,8 +292,8 @@ function injectRule(values: Map<string, string>, name: string): InjectError {
     else if (key === 'immediately') rule.immediately = flag(value, key, name)
     else throw new BlockError('EINVAL', `${name}: inject-error has no parameter '${key}'`)
   }
-  if (rule.iotype !== undefined && !(rule.iotype in FILE_EVENTS)) {
-    throw new BlockError('EINVAL', `${name}: iotype '${rule.iotype}' is none of ${Object.keys(FILE_EVENTS).join(', ')}`)
+  if (rule.iotype !== undefined && !IO_TYPES.includes(rule.iotype)) {
+    throw new BlockError('EINVAL', `${name}: iotype '${rule.iotype}' is none of ${IO_TYPES.join(', ')}`)
   }
   return rule
 }

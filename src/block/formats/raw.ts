@@ -21,6 +21,17 @@ class Raw extends Filter {
   }
 }
 
+/** The whole file, for who debugs it. */
+class DebuggedRaw extends Raw {
+  override read(at: number, into: IoVec): Now<void> {
+    return after(this.next.debug?.event('read_aio'), () => this.next.read(at, into))
+  }
+
+  override write(at: number, from: IoVec, options?: WriteOptions): Now<void> {
+    return after(this.next.debug?.event('write_aio'), () => this.next.write(at, from, options))
+  }
+}
+
 /** `size` bytes of `file` from `offset` on. */
 class RawWindow extends Remap {
   readonly name = 'raw'
@@ -53,6 +64,10 @@ class RawWindow extends Remap {
 
   get plain() {
     return { device: this.#file, offset: this.#offset }
+  }
+
+  get debug() {
+    return this.#file.debug
   }
 
   read(at: number, into: IoVec): Now<void> {
@@ -118,7 +133,7 @@ export const raw = {
       )
     }
     return offset === 0 && length === file.size && size === undefined
-      ? new Raw(file)
+      ? new (file.debug === undefined ? Raw : DebuggedRaw)(file)
       : new RawWindow(file, offset, length)
   },
   create(file, options) {

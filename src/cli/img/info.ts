@@ -152,12 +152,15 @@ function plainText(found: ImageInfo): string {
   const format = found['backing-filename-format']
   if (format !== undefined) lines.push(`backing file format: ${format}`)
   if (found.snapshots !== undefined) lines.push('Snapshot list:', ...snapshotLines(found.snapshots))
-  const specific = found['format-specific']
-  if (specific !== undefined) {
-    lines.push('Format specific information:')
-    dump(lines, (specific as { data: object }).data, 1)
-  }
+  if (found['format-specific'] !== undefined) lines.push(...specificLines(found['format-specific']))
   return `${lines.join('\n')}\n`
+}
+
+/** What is particular to the format, as people read it. */
+export function specificLines(specific: object): string[] {
+  const lines = ['Format specific information:']
+  dump(lines, (specific as { data: object }).data, 1)
+  return lines
 }
 
 /** Lists and members below each other, each level further to the right. */

@@ -15,7 +15,7 @@ import { openImage } from '../../block/open.ts'
 import { codecs } from '../../codecs/index.ts'
 import type { CodecPool } from '../../codecs/pool.ts'
 import { type OptionTree, parseFileName, parseKeyValues, treeOf } from '../node-options.ts'
-import { openTree, typed } from '../nodes.ts'
+import { type NodeDefaults, openTree, typed } from '../nodes.ts'
 import { type Console, Failure } from './console.ts'
 import { PaddedFile, WholeFile } from './padded.ts'
 import { fileReason, formatReason, Reason } from './reasons.ts'
@@ -37,6 +37,8 @@ export interface Flags {
   /** Compresses in other threads. */
   readonly codecs?: CodecPool
   readonly aio?: 'threads' | 'io_uring' | 'native'
+  /** More for the nodes of an option tree. */
+  readonly nodes?: Partial<NodeDefaults>
 }
 
 /** An open image. */
@@ -57,7 +59,7 @@ export interface Opened {
 }
 
 /** What was given as an image: a name, or option trees. */
-type Place = string | OptionTree
+export type Place = string | OptionTree
 
 /** Opens `name` as a verb was given it; whatever fails is a {@link Failure} in qemu-img's words. */
 export async function openGiven(
@@ -90,7 +92,8 @@ export function reasonOf(error: unknown, name: string): string {
   return error instanceof Reason ? error.message : formatReason(error, name, 'raw')
 }
 
-function placeOf(name: string, imageOptions: boolean): Place {
+/** What a name, or with `--image-opts` an option string, stands for. */
+export function placeOf(name: string, imageOptions: boolean): Place {
   if (!imageOptions) {
     const place = parseFileName(name)
     // What an old prefix names is looked at for a format; what names its driver is that.
@@ -100,7 +103,8 @@ function placeOf(name: string, imageOptions: boolean): Place {
   return treeOf(parseKeyValues(name))
 }
 
-function warnOfRaw(console: Console, name: string): void {
+/** Warns as qemu-img does of a raw image that was not called one. */
+export function warnOfRaw(console: Console, name: string): void {
   console.err.write(
     `WARNING: Image format was not specified for '${name}' and probing guessed raw.\n` +
       '         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n' +
@@ -191,6 +195,7 @@ async function openNodes(tree: OptionTree, flags: Flags): Promise<BlockDevice> {
       format: 'raw',
       readOnly: flags.readOnly,
       gate: 'any',
+      ...flags.nodes,
       ...(flags.cache === undefined ? {} : { cache: flags.cache }),
       ...(flags.forceShare ? { locking: 'off' as const } : {}),
     })

@@ -34,7 +34,7 @@ describe('blkdebug', () => {
   })
 
   test('once: only the first', async () => {
-    const { device } = disk({ injectError: [{ event: 'read_aio', errno: 5, once: true }] })
+    const { device } = disk({ injectError: [{ event: 'preadv', errno: 5, once: true }] })
     expect(await outcome(() => readBytes(device, 0, 512))).toBe('EIO')
     expect(await outcome(() => readBytes(device, 0, 512))).toBe('none')
   })
@@ -64,11 +64,11 @@ describe('blkdebug', () => {
 
   test('a breakpoint holds the next request until it is resumed', async () => {
     const { device, filter } = disk({})
-    filter.break('write_aio', 'A')
+    filter.break('pwritev', 'A')
     let done = false
     const written = writeBytes(device, 0, new Uint8Array(512).fill(1)).then(() => (done = true))
     await Promise.resolve()
-    expect(filter.isSuspended('A')).toBe(true)
+    expect(filter.suspended('A')).toBe(undefined)
     expect((await readBytes(device, 0, 1))[0]).toBe(0)
     expect(done).toBe(false)
     filter.resume('A')

@@ -238,11 +238,16 @@ export class Qcow2Image implements Image {
     return this.backing === undefined ? view : { ...view, backing: this.backing }
   }
 
+  /** Where the machine's state begins in the active map: behind the last table of the disk. */
+  get machineStateOffset(): number {
+    return l1EntriesFor(this.header, this.header.size) * this.clusters.tableSpan
+  }
+
   /** Where a machine's state is kept, after the disk's end in the active map: an image of at most `length` bytes. */
   async machineState(length: number): Promise<Image> {
     const { name, file, clusterSize, traffic, header } = this
     const span = this.clusters.tableSpan
-    const start = l1EntriesFor(header, header.size) * span
+    const start = this.machineStateOffset
     const entries = (start + Math.ceil(length / span) * span) / span
     if (entries > header.l1Size) await this.#still((snapshots) => snapshots.growL1(entries))
     return {
