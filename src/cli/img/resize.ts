@@ -58,7 +58,7 @@ export async function resize(argv: readonly string[], console: Console): Promise
       )
       return 1
     }
-    await change(opened, wanted, mode)
+    await changeSize(opened, wanted, mode)
     await opened.device.flush()
     print('Image resized.\n')
   } finally {
@@ -67,7 +67,8 @@ export async function resize(argv: readonly string[], console: Console): Promise
   return 0
 }
 
-async function change(opened: Opened, wanted: number, mode: string): Promise<void> {
+/** Changes the size of an open image; throws in qemu-img's words. */
+export async function changeSize(opened: Opened, wanted: number, mode: string): Promise<void> {
   const { device, format } = opened
   const before = device.size
   if (format === 'qed' && wanted < before) throw new Failure('Shrinking images is currently not supported')

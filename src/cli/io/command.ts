@@ -36,7 +36,7 @@ export class Refused extends Error {}
 /** The line that tells how a command is called. */
 export function usageLine({ name, short, usage, summary }: Command, called = name): string {
   const shown = called === short ? short : name
-  return `${shown} ${usage}${usage === '' ? '' : ' '}-- ${summary}\n`
+  return `${shown} ${usage === '' ? '' : `${usage.trim()} `}-- ${summary}\n`
 }
 
 /** Takes the words behind a command's name apart; `letters` as getopt(3) has them, a colon behind those with a value. */

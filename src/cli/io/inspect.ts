@@ -3,6 +3,7 @@ import { messageOf } from '../../block/error.ts'
 import { ImageDevice } from '../../block/mover.ts'
 import { describe, specificLines } from '../img/info.ts'
 import { strerror } from '../img/reasons.ts'
+import { changeSize } from '../img/resize.ts'
 import { type Command, misused, takeApart } from './command.ts'
 import { size } from './requests.ts'
 import type { Session } from './session.ts'
@@ -16,7 +17,7 @@ export const length: Command = {
   usage: '',
   summary: 'gets the length of the current file',
   run(session) {
-    session.out(`${sizeText(session.device.size)}\n`)
+    session.out(`${sizeText(Math.ceil(session.device.size / 512) * 512)}\n`)
     return true
   },
 }
@@ -91,7 +92,7 @@ export const map: Command = {
   name: 'map',
   least: 0,
   most: 0,
-  usage: '',
+  usage: ' ',
   summary: 'prints the allocated areas of a file',
   async run(session) {
     const { size: total } = session.device
@@ -129,15 +130,18 @@ export const truncate: Command = {
     const mode = line.value('m') ?? 'off'
     if (!['off', 'metadata', 'falloc', 'full'].includes(mode))
       return session.complain(`Invalid preallocation mode '${mode}'`)
-    if (line.operands.length !== 1) throw misused(truncate)
+    if (line.operands.length < 1) throw misused(truncate)
     const wanted = size(line.operands[0]!)
     try {
-      const { device } = session
-      const before = device.size
-      if (mode !== 'off' && !(session.image!.opened.format === 'raw' && mode !== 'metadata'))
-        return session.complain(`Unsupported preallocation mode '${mode}'`)
-      await device.resize(wanted)
-      if (mode !== 'off' && wanted > before) await device.zero(before, wanted - before)
+      const { opened } = session.image!
+      if (mode !== 'off' && wanted < session.device.size)
+        return session.complain(
+          opened.format === 'raw'
+            ? 'Cannot use preallocation for shrinking files'
+            : "Preallocation can't be used for shrinking an image",
+        )
+      if (session.device === opened.device) await changeSize(opened, wanted, mode)
+      else await session.device.resize(wanted)
       return true
     } catch (error) {
       return session.complain(messageOf(error))

@@ -39,6 +39,8 @@ export interface OpenImage {
 /** Opens the image; throws what tells why not. */
 export async function openForIo(session: Session, name: string | undefined, flags: OpenFlags): Promise<OpenImage> {
   const readOnly = flags.readOnly === true || flags.snapshot === true
+  if (flags.forceShare && !readOnly)
+    throw new BlockError('EINVAL', 'force-share=on can only be used with read-only images')
   const opening: Flags = {
     readOnly,
     ...(flags.cache === undefined ? {} : { cache: flags.cache }),

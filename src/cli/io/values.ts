@@ -25,10 +25,17 @@ export function patternOf(text: string): number | undefined {
 
 const UNITS = ['EiB', 'PiB', 'TiB', 'GiB', 'MiB', 'KiB'] as const
 
+/** Three digits behind the point; what is in the middle goes to the even one, as printf rounds it. */
+function thousandths(value: number): string {
+  const scaled = value * 1000
+  const even = scaled % 1 === 0.5 && Math.floor(scaled) % 2 === 0
+  return (even ? Math.floor(scaled) / 1000 : value).toFixed(3)
+}
+
 /** A number of bytes as reports have it: `4 KiB`, `8.583 MiB`, `76.147741 bytes`. */
 export function sizeText(bytes: number): string {
   const index = UNITS.findIndex((_, i) => bytes >= 1024 ** (UNITS.length - i))
-  const text = index < 0 ? bytes.toFixed(6) : (bytes / 1024 ** (UNITS.length - index)).toFixed(3)
+  const text = index < 0 ? bytes.toFixed(6) : thousandths(bytes / 1024 ** (UNITS.length - index))
   const cut = text.indexOf('.000')
   return `${cut < 0 ? text : text.slice(0, cut)} ${index < 0 ? 'bytes' : UNITS[index]}`
 }
