@@ -21,6 +21,8 @@ const packages: Readonly<Record<string, string>> = {
   e2fsck: 'e2fsprogs',
   sg_vpd: 'sg3-utils',
   psktool: 'gnutls-bin',
+  zsh: 'zsh',
+  openssl: 'openssl',
   cryptsetup: 'cryptsetup-bin',
 }
 
@@ -52,4 +54,20 @@ export function temporaryFolder(): { readonly path: string; file(name: string): 
     file: (name) => path.join(folder, name),
     remove: () => rmSync(folder, { recursive: true, force: true }),
   }
+}
+
+/** The tool as one file to be run by Node, and what removes it; the current folder is the repository's. */
+export async function bundledTool(): Promise<{ readonly file: string; remove(): void }> {
+  const { build } = await import('esbuild')
+  const file = path.resolve('node_modules/.cache/block86', `tool-${process.pid}-${Date.now()}.mjs`)
+  await build({
+    entryPoints: ['src/cli/main.ts'],
+    outfile: file,
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    external: ['v86', 'koffi', 'esbuild', 'playwright-core'],
+    logLevel: 'error',
+  })
+  return { file, remove: () => rmSync(file, { force: true }) }
 }

@@ -11,6 +11,7 @@ import { refuseUnknown } from '../block/format.ts'
 import { formats } from '../block/formats/index.ts'
 import { type ImageOptions, openImage } from '../block/open.ts'
 import { Null } from '../block/protocols/null.ts'
+import { clientTls } from './nbd/tls.ts'
 import { type OptionTree, parseFileName, parseKeyValues, treeOf } from './node-options.ts'
 import { type Objects, objectOf } from './objects.ts'
 import { parseSize } from './units.ts'
@@ -146,16 +147,21 @@ const openFile: Open = async (options, defaults) => {
 }
 
 const openNbd: Open = async (options, defaults) => {
-  const { host, port, path, uri, export: name, server, ...rest } = options
+  const { host, port, path, uri, export: name, server, 'tls-creds': creds, 'tls-hostname': hostname, ...rest } = options
   const place = (typeof server === 'object' && !Array.isArray(server) ? server : { host, port, path }) as OptionTree
   const exportName = encodeURIComponent(typeof name === 'string' ? name : '')
+  const scheme = creds === undefined ? 'nbd' : 'nbds'
   const url =
     typeof uri === 'string'
       ? uri
       : place.path !== undefined
-        ? `nbd+unix:///${exportName}?socket=${encodeURIComponent(String(place.path))}`
-        : `nbd://${place.host ?? 'localhost'}:${place.port ?? 10809}/${exportName}`
-  return openImage(url, { ...ownOptions(defaults), format: 'raw', ...typed(rest) })
+        ? `${scheme}+unix:///${exportName}?socket=${encodeURIComponent(String(place.path))}`
+        : `${scheme}://${place.host ?? 'localhost'}:${place.port ?? 10809}/${exportName}`
+  const tls =
+    typeof creds === 'string'
+      ? { tls: clientTls(defaults.objects ?? new Map(), creds, typeof hostname === 'string' ? hostname : undefined) }
+      : {}
+  return openImage(url, { ...ownOptions(defaults), format: 'raw', ...typed(rest), ...tls })
 }
 
 /** A list of rules: given as a list, or as children `0`, `1`, … of an option string. */

@@ -52,6 +52,9 @@ export interface RunRequest {
 const VALUED = ['m', 'drive', 'cdrom', 'kernel', 'initrd', 'append', 'bios', 'machine'] as const
 const PLAIN = ['snapshot', 'nographic', 'help', 'h'] as const
 
+/** Names of all options, each behind one minus. */
+export const RUN_OPTIONS: readonly string[] = [...VALUED, ...PLAIN]
+
 /** Takes the command line apart; throws a UsageError or a BlockError that names what cannot be obeyed. */
 export function parseRun(argv: readonly string[]): RunRequest {
   const given = new Map<string, string>()

@@ -20,17 +20,30 @@ const verbs: Readonly<Record<string, { readonly summary: string; load(): Promise
   },
   nbd: {
     summary: 'serve an image over NBD, with the options of qemu-nbd',
-    load: async () => (await import('./nbd.ts')).nbd,
+    load: async () => (await import('./nbd/index.ts')).nbd,
+  },
+  completion: {
+    summary: 'print what completes these command lines in bash or zsh',
+    load: async () => (await import('./completion/index.ts')).completion,
   },
 }
 
+/** The verbs, and what each does. */
+export function verbSummaries(): Readonly<Record<string, string>> {
+  return Object.fromEntries(Object.entries(verbs).map(([name, { summary }]) => [name, summary]))
+}
+
 function help(): string {
-  const lines = Object.entries(verbs).map(([name, { summary }]) => `  ${name.padEnd(6)}${summary}`)
+  const lines = Object.entries(verbs).map(([name, { summary }]) => `  ${name.padEnd(12)}${summary}`)
   return `Usage: block86 VERB [OPTION...]
+Storage for PC emulators: disk images, what they are made with, tried with and served with, and a machine to boot them.
 
 ${lines.join('\n')}
 
-block86 VERB --help tells the options of a verb.
+  -h, --help        display this help and exit
+  -V, --version     output version information and exit
+
+block86 VERB --help tells the options of a verb, block86 img COMMAND --help those of a command.
 `
 }
 

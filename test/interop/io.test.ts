@@ -307,3 +307,109 @@ describe.skipIf(lacks('qemu-io', 'qemu-img'))('qcow2', () => {
     await compare(['-f', 'qcow2', ...commands, 'over'])
   })
 })
+
+describe.skipIf(lacks('qemu-io', 'qemu-img'))('filters', () => {
+  const rules = `
+[inject-error]
+event = "read_aio"
+errno = "28"
+once = "on"
+sector = "8"
+
+[set-state]
+event = "flush_to_disk"
+state = "1"
+new_state = "2"
+
+[inject-error]
+state = "2"
+event = "write_aio"
+errno = "5"
+`
+  const metadata = `
+[inject-error]
+event = "l2_load"
+errno = "5"
+once = "on"
+
+[inject-error]
+event = "cluster_alloc"
+errno = "28"
+once = "on"
+immediately = "on"
+`
+
+  test('blkdebug: rules, states, sectors of a configuration file', async () => {
+    const files = { 'rules.conf': rules }
+    const commands = each('read 0 4k', 'read 4k 4k', 'read 4k 4k', 'write 0 4k', 'flush', 'write 0 4k', 'write 0 4k')
+    await compare(['-f', 'raw', ...commands, 'blkdebug:rules.conf:raw'], { files })
+    await compare(['-f', 'raw', '-c', 'read 0 4k', 'blkdebug:nofile:raw'])
+  })
+
+  test('blkdebug: metadata of qcow2 fails, and what is left is whole', async () => {
+    const files = { 'rules.conf': metadata }
+    await compare(['-f', 'qcow2', ...each('write -P 1 0 64k', 'write -P 1 0 64k', 'read -P 1 0 64k'), 'qcow2'])
+    await compare(['-f', 'qcow2', ...each('read 0 4k', 'read -P 0 0 4k'), 'blkdebug:rules.conf:qcow2'], { files })
+  })
+
+  test('blkdebug: breakpoints hold requests', async () => {
+    const commands = each(
+      ...['break write_aio A', 'aio_write -P 5 0 4k', 'wait_break A', 'read -P 0 64k 512', 'resume A', 'aio_flush'],
+      ...['read -P 5 0 4k', 'resume A', 'remove_break A', 'break bogus A', 'break write_aio B', 'remove_break B'],
+      ...['write 0 4k'],
+    )
+    await compare(['-f', 'qcow2', ...commands, 'blkdebug::qcow2'])
+    await compare([
+      '-f',
+      'raw',
+      ...each('break pwritev A', 'aio_write 0 4k', 'wait_break A', 'resume A', 'aio_flush'),
+      'blkdebug::raw',
+    ])
+  })
+
+  test.each([
+    'json:{"driver":"raw","file":{"driver":"blkdebug","image":{"driver":"file","filename":"raw"},"inject-error":[{"event":"pwritev","errno":28,"once":true}]}}',
+    'json:{"driver":"blkdebug","image":{"driver":"file","filename":"raw"},"inject-error":[{"event":"none","iotype":"read","errno":12}]}',
+    'json:{"driver":"null-co","size":65536,"read-zeroes":true}',
+    'null-co://',
+  ])('%s', async (name) => {
+    await compare([...each('write 0 4k', 'write 4k 4k', 'read 0 8k', 'length'), name])
+  })
+
+  test.each([
+    'driver=blkdebug,image.driver=file,image.filename=raw,inject-error.0.event=none,inject-error.0.iotype=read,inject-error.0.errno=12',
+    'driver=qcow2,file.driver=blkdebug,file.image.filename=qcow2,file.inject-error.0.event=write_aio,file.inject-error.0.errno=27',
+    'driver=raw,offset=64k,size=1M,file.filename=raw',
+    'driver=copy-on-read,file.driver=qcow2,file.file.filename=over',
+    'driver=blklogwrites,file.driver=file,file.filename=raw,log.driver=file,log.filename=log',
+    'driver=blkverify,raw.driver=file,raw.filename=raw,test.driver=qcow2,test.file.filename=qcow2',
+    'driver=null-co,size=1M',
+    'driver=throttle,file.driver=file,file.filename=raw',
+    'driver=throttle,throttle-group=none,file.driver=file,file.filename=raw',
+  ])('%s', async (node) => {
+    const commands = each('write -P 4 0 4k', 'read -P 4 0 4k', 'flush', 'write -P 1 64k 4k', 'length')
+    await compare([...commands, '--image-opts', node], { files: { log: '' } })
+  })
+
+  test('throttle takes its limits from a group', async () => {
+    const group = 'throttle-group,id=tg,limits.iops-total=1000'
+    const node = 'driver=throttle,throttle-group=tg,file.driver=file,file.filename=raw'
+    await compare(['--object', group, ...each('write 0 4k', 'read 0 4k', 'info'), '--image-opts', node])
+    await compare(['--object', 'throttle-group,id=tg,x-bps-write=1M', ...each('write 0 64k'), '--image-opts', node])
+  })
+
+  test('blkverify ends the program where its images differ', async () => {
+    const other = new Uint8Array(4 << 20)
+    other.fill(9, 1000, 1512)
+    await compare(['-f', 'raw', ...each('read 4k 4k', 'read 0 4k', 'read 0 512'), 'blkverify:raw:other'], {
+      files: { other },
+    })
+    await compare(['-f', 'qcow2', ...each('write -P 7 0 4k', 'read -P 7 0 4k'), 'blkverify:raw:qcow2'])
+  })
+
+  test('blklogwrites: the same log, entry by entry', async () => {
+    const node = 'driver=blklogwrites,file.driver=file,file.filename=raw,log.driver=file,log.filename=log'
+    const commands = each('write -P 1 0 4k', 'discard 4k 4k', 'flush', 'write -P 2 8k 512', 'write -z 64k 4k', 'flush')
+    await compare([...commands, '--image-opts', node], { files: { log: '' } })
+  })
+})

@@ -11,8 +11,11 @@ export interface ByteStream {
   set onData(receive: (piece: Uint8Array) => void)
   /** Called once, when no more can come; with an error if the stream broke. */
   onEnd: (error?: Error) => void
-  /** Sends the pieces in order; they are the stream's from now on. Answers when more may be sent without piling up. */
-  write(pieces: readonly Uint8Array[]): Now<void>
+  /**
+   * Sends the pieces in order; they are the stream's until it calls `sent`, if it does. Answers when more may be sent without
+   * piling up.
+   */
+  write(pieces: readonly Uint8Array[], sent?: () => void): Now<void>
   /** Holds back what comes, or lets it come again. */
   pause(paused: boolean): void
   /** Ends the stream once all that was written is sent. */
@@ -42,6 +45,11 @@ export class ByteReader {
     this.#stream = stream
     stream.onData = (piece) => this.#push(piece)
     stream.onEnd = (error) => this.#end(error)
+  }
+
+  /** Bytes that are here and have not been taken. */
+  get buffered(): number {
+    return this.#buffered
   }
 
   /** The next `length` bytes, in one array. */

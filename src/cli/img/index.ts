@@ -36,6 +36,11 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
   },
 }
 
+/** Names of the commands. */
+export function commandNames(): string[] {
+  return Object.keys(commands)
+}
+
 function help(): string {
   const lines = Object.entries(commands).map(([name, { summary }]) => `  ${name.padEnd(10)}${summary}`)
   return `usage: ${PROGRAM} img command [command options]

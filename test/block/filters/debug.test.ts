@@ -4,6 +4,8 @@ import { asDevice } from '../../../src/block/device.ts'
 import { Blkdebug, parseBlkdebug } from '../../../src/block/filters/blkdebug.ts'
 import { Blklogwrites, LOG_DISCARD, LOG_FLUSH, LOG_FUA, LOG_MAGIC } from '../../../src/block/filters/blklogwrites.ts'
 import { Blkverify } from '../../../src/block/filters/blkverify.ts'
+import { raw as rawFormat } from '../../../src/block/formats/raw.ts'
+import { closedGate } from '../../../src/block/gate.ts'
 import { bytesVec } from '../../../src/block/iovec.ts'
 import { Memory } from '../../../src/block/protocols/memory.ts'
 import { Null } from '../../../src/block/protocols/null.ts'
@@ -20,6 +22,7 @@ driverConformance({
 })
 
 const MiB = 1 << 20
+const closed = { readOnly: false, gate: closedGate, options: {} }
 const disk = (options: ConstructorParameters<typeof Blkdebug>[1]) => {
   const filter = new Blkdebug(asDevice(new Memory(MiB)), options)
   return { filter, device: asDevice(filter) }
@@ -75,6 +78,24 @@ describe('blkdebug', () => {
     await written
     expect((await readBytes(device, 0, 1))[0]).toBe(1)
     expect(filter.resume('A')).toBe(false)
+  })
+
+  test('formats announce what they do: guest data apart from metadata', async () => {
+    const log: string[] = []
+    const filter = new Blkdebug(asDevice(new Memory(MiB)), {
+      injectError: [{ event: 'read_aio', errno: 'ENOSPC', once: true }],
+      log: (text) => void log.push(text),
+    })
+    const raw = asDevice(await rawFormat.open(asDevice(filter), { ...closed, name: 'x' }))
+    expect(await outcome(() => writeBytes(raw, 0, new Uint8Array(512)))).toBe('none')
+    expect(await outcome(() => readBytes(raw, 0, 512))).toBe('ENOSPC')
+    raw.debug!.break('write_aio', 'A')
+    const written = Promise.resolve(writeBytes(raw, 0, new Uint8Array(512)))
+    await raw.debug!.suspended('A')
+    expect(raw.debug!.removeBreak('A')).toBe(true)
+    await written
+    expect(log).toEqual(["blkdebug: Suspended request 'A'", "blkdebug: Resuming request 'A'"])
+    expect(() => raw.debug!.break('bogus', 'A')).toThrow(/no event 'bogus'/)
   })
 
   test('its configuration file', () => {

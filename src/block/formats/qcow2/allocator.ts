@@ -58,6 +58,12 @@ export class Allocator {
 
   /** At most `count` clusters that follow each other. ENOSPC if the file cannot grow. */
   take(count: number): Now<Space> {
+    const debug = this.#file.debug
+    if (debug !== undefined) return after(debug.event('cluster_alloc'), () => this.#takeNow(count))
+    return this.#takeNow(count)
+  }
+
+  #takeNow(count: number): Now<Space> {
     return this.#until(() => {
       const run = this.#pool.pop()
       if (run !== undefined) {

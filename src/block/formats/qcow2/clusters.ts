@@ -617,10 +617,13 @@ export class ClusterMap {
   #copyTable(index: number): Now<void> {
     const old = this.table(index)
     const bytes = new Uint8Array(this.#clusterSize)
-    return after(readPadded(this.#parts.file, old, bytesVec(bytes)), () =>
+    const { file } = this.#parts
+    const read = after(file.debug?.event('l2_alloc_cow_read'), () => readPadded(file, old, bytesVec(bytes)))
+    return after(read, () =>
       after(this.#take(1), (space) => {
         const at = space.cluster * this.#clusterSize
-        return after(this.#parts.file.write(at, bytesVec(bytes)), () => {
+        const written = after(file.debug?.event('l2_alloc_write'), () => file.write(at, bytesVec(bytes)))
+        return after(written, () => {
           this.#setTable(index, at)
           this.#parts.placed.add(at)
           this.#frees.push({ cluster: old / this.#clusterSize, count: 1 })
@@ -637,7 +640,9 @@ export class ClusterMap {
       if (this.#fresh.has(table))
         return new Slice(key, bytes, this.#extended, this.#parts.dataFile !== undefined, this.#clusterSize)
       const at = table + (key % this.#slicesPerTable) * this.#sliceBytes
-      return after(readPadded(this.#parts.file, at, bytesVec(bytes)), () => {
+      const { file } = this.#parts
+      const read = after(file.debug?.event('l2_load'), () => readPadded(file, at, bytesVec(bytes)))
+      return after(read, () => {
         const slice = new Slice(key, bytes, this.#extended, this.#parts.dataFile !== undefined, this.#clusterSize)
         slice.stretches((offset, count) => {
           if (this.#parts.placed.overlaps(offset, count * this.#clusterSize)) slice.suspect = true

@@ -123,7 +123,7 @@ export class Commit {
         await this.writeHeader()
       }
       if (mapPatches.links) await this.#barrier('links')
-      await this.#write(mapPatches.patches)
+      await this.#write(mapPatches.patches, 'l2_update')
       await this.#barrier('commit')
       if (changed) {
         await this.writeHeader()
@@ -145,9 +145,9 @@ export class Commit {
 
   async #writeCounts(patches: CountPatches): Promise<void> {
     const { header } = this.#parts
-    await this.#write(patches.blocks)
+    await this.#write(patches.blocks, 'refblock_update_part')
     if (patches.fresh) await this.#barrier('blocks')
-    await this.#write(patches.table)
+    await this.#write(patches.table, 'reftable_update')
     if (!patches.moved) return
     await this.#barrier('table')
     // From here on the new table is the right one, even if this commit fails: the old lacks what the new counts.
@@ -176,11 +176,13 @@ export class Commit {
     })
   }
 
-  #write(patches: readonly Patch[]): Now<void> {
+  #write(patches: readonly Patch[], event: string): Now<void> {
     const { file } = this.#parts
+    if (patches.length === 0) return
     let end = 0
     for (const { at, bytes } of patches) end = Math.max(end, at + bytes.length)
-    return after(file.grow(end), () => all(patches.map(({ at, bytes }) => file.write(at, bytesVec(bytes)))))
+    const ready = after(file.grow(end), () => file.debug?.event(event))
+    return after(ready, () => all(patches.map(({ at, bytes }) => file.write(at, bytesVec(bytes)))))
   }
 
   #barrier(which: Barrier): Now<void> {

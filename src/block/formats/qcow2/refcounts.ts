@@ -366,8 +366,9 @@ export class Refcounts {
       const bytes = new Uint8Array(this.#pageSize)
       if (this.#fresh.has(offset)) return new CountPage(key, bytes)
       const within = ((key * this.#perPage) % this.perBlock) / this.#perPage
+      const at = offset + within * this.#pageSize
       return after(
-        readPadded(this.#file, offset + within * this.#pageSize, bytesVec(bytes)),
+        after(this.#file.debug?.event('refblock_load'), () => readPadded(this.#file, at, bytesVec(bytes))),
         () => new CountPage(key, bytes),
       )
     })

@@ -59,6 +59,26 @@ export function allocationDepth(device: BlockDevice): MetaContext {
   }
 }
 
+/** QEMU's context of a dirty bitmap: `bits` has one for each `granularity` bytes, the first in the lowest bit. */
+export function dirtyBitmap(name: string, bits: Uint8Array, granularity: number): MetaContext {
+  const dirty = (index: number) => (bits[index >> 3]! & (1 << (index & 7))) !== 0
+  return {
+    name: `qemu:dirty-bitmap:${name}`,
+    status: (at, length) => {
+      const first = Math.floor(at / granularity)
+      const end = Math.ceil((at + length) / granularity)
+      const is = dirty(first)
+      const skipped = is ? 0xff : 0
+      let next = first + 1
+      while (next < end && dirty(next) === is) {
+        next++
+        while ((next & 7) === 0 && next + 8 <= end && bits[next >> 3] === skipped) next += 8
+      }
+      return { length: Math.min(next * granularity - at, length), flags: is ? wire.STATE_DIRTY : 0 }
+    },
+  }
+}
+
 /** All contexts of an export. */
 export function contextsOf(item: NbdExport): readonly MetaContext[] {
   return [baseAllocation(item.device), ...(item.contexts ?? [])]

@@ -7,6 +7,10 @@ export interface NbdServerOptions {
   readonly exports: readonly NbdExport[]
   /** Upgrades a stream after NBD_OPT_STARTTLS; absent, TLS is not offered. With it, nothing else is answered before it. */
   readonly startTls?: (stream: ByteStream) => Promise<ByteStream>
+  /** Seconds that a client may take until it has chosen an export; default 10, 0: for ever. */
+  readonly handshakeSeconds?: number
+  /** Called when a client has chosen an export. */
+  readonly onExport?: (item: NbdExport) => void
 }
 
 /** What the transmission phase needs to know. */
@@ -26,7 +30,16 @@ const NOTHING = new Uint8Array()
 
 /** Serves the handshake; resolves to undefined when the client left without choosing an export. */
 export async function handshake(stream: ByteStream, options: NbdServerOptions): Promise<ServerSession | undefined> {
-  return new Handshake(stream, options).run()
+  const shake = new Handshake(stream, options)
+  const seconds = options.handshakeSeconds ?? 10
+  if (seconds === 0) return shake.run()
+  // One that never chooses must not take the place of one that would.
+  const timer = setTimeout(() => shake.stream.close(), seconds * 1000)
+  try {
+    return await shake.run()
+  } finally {
+    clearTimeout(timer)
+  }
 }
 
 class Handshake {
@@ -38,6 +51,10 @@ class Handshake {
   #noZeroes = false
   #contexts: readonly MetaContext[] = []
   #contextExport: string | undefined
+
+  get stream(): ByteStream {
+    return this.#stream
+  }
 
   constructor(stream: ByteStream, options: NbdServerOptions) {
     this.#stream = stream
@@ -70,6 +87,7 @@ class Handshake {
 
   #session(item: NbdExport): ServerSession {
     const contexts = this.#contextExport === item.name ? this.#contexts : []
+    this.#options.onExport?.(item)
     return { stream: this.#stream, reader: this.#reader, item, structured: this.#structured, contexts }
   }
 
@@ -128,6 +146,8 @@ class Handshake {
     if (upgrade === undefined)
       return this.#reply(wire.OPT_STARTTLS, wire.REP_ERR_POLICY, wire.utf8('this server has no TLS'))
     if (this.#secure) return this.#invalid(wire.OPT_STARTTLS)
+    // What came in the clear behind the request would be taken for what the secured client says.
+    if (this.#reader.buffered > 0) return 'end'
     await this.#reply(wire.OPT_STARTTLS, wire.REP_ACK)
     this.#stream = await upgrade(this.#stream)
     this.#reader = new ByteReader(this.#stream)
@@ -214,7 +234,8 @@ class Handshake {
     return this.#reply(option, wire.REP_ERR_INVALID, wire.utf8(`option ${option} has invalid data`))
   }
 
-  async #reply(option: number, type: number, data: Uint8Array = NOTHING): Promise<undefined> {
+  async #reply(option: number, type: number, bytes: Uint8Array = NOTHING): Promise<undefined> {
+    const data = type >= wire.REP_ERROR ? bytes.subarray(0, wire.MAX_STRING) : bytes
     await this.#stream.write([wire.pack([8, wire.OPTION_REPLY_MAGIC], [4, option], [4, type], [4, data.length]), data])
     return undefined
   }

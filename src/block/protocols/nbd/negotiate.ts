@@ -39,6 +39,19 @@ interface OptionReply {
 export interface NbdListed {
   readonly name: string
   readonly description: string
+  /** What it says when asked about it, if it can be asked. */
+  readonly details?: NbdDetails
+}
+
+/** What a server tells about an export. */
+export interface NbdDetails {
+  readonly size: number
+  /** Transmission flags. */
+  readonly flags: number
+  /** Block sizes, if it tells them. */
+  readonly sizes?: { readonly minimum: number; readonly preferred: number; readonly maximum: number }
+  /** Metadata contexts. */
+  readonly contexts: readonly string[]
 }
 
 class Negotiation {
@@ -92,6 +105,8 @@ class Negotiation {
     await this.ask(wire.OPT_STARTTLS)
     const { type } = await this.replies(wire.OPT_STARTTLS)
     if (type !== wire.REP_ACK) throw this.refuse('ENOTSUP', 'it offers no TLS')
+    // What came in the clear behind the answer would be taken for what the secured server says.
+    if (this.reader.buffered > 0) throw this.refuse('EACCES', 'it sent more before it was secured')
     this.stream = await upgrade(this.stream)
     this.reader = new ByteReader(this.stream)
   }
@@ -216,12 +231,40 @@ function refusal(talk: Negotiation, reply: OptionReply, wish: NbdWish): BlockErr
   return talk.refuse('EINVAL', `it refused export '${wish.exportName}' (reply ${reply.type - wire.REP_ERROR})${said}`)
 }
 
-/** The exports that a server lists. */
+async function detailsOf(talk: Negotiation, exportName: string, structured: boolean): Promise<NbdDetails | undefined> {
+  const name = wire.utf8(exportName)
+  const head = wire.join(wire.pack([4, name.length]), name)
+  let found: { size: number; flags: number } | undefined
+  let sizes: NbdDetails['sizes']
+  await talk.ask(wire.OPT_INFO, wire.join(head, wire.pack([2, 1], [2, wire.INFO_BLOCK_SIZE])))
+  const last = await talk.replies(wire.OPT_INFO, ({ type, data }) => {
+    if (type !== wire.REP_INFO || data.length < 2) return
+    const view = wire.viewOf(data)
+    const info = view.getUint16(0)
+    if (info === wire.INFO_EXPORT && data.length === 12)
+      found = { size: sizeOf(wire.viewOf(data.subarray(2)), talk), flags: view.getUint16(10) }
+    else if (info === wire.INFO_BLOCK_SIZE && data.length === 14)
+      sizes = { minimum: view.getUint32(2), preferred: view.getUint32(6), maximum: view.getUint32(10) }
+  })
+  if (last.type !== wire.REP_ACK || found === undefined) return undefined
+  const contexts: string[] = []
+  if (structured) {
+    await talk.ask(wire.OPT_LIST_META_CONTEXT, wire.join(head, wire.pack([4, 0])))
+    await talk.replies(wire.OPT_LIST_META_CONTEXT, ({ type, data }) => {
+      if (type === wire.REP_META_CONTEXT && data.length >= 4) contexts.push(wire.text(data.subarray(4)))
+    })
+  }
+  return { ...found, ...(sizes === undefined ? {} : { sizes }), contexts }
+}
+
+/** The exports that a server lists, and what it tells about each. */
 export async function listExports(stream: ByteStream, startTls?: NbdWish['startTls']): Promise<NbdListed[]> {
   const talk = new Negotiation(stream)
   try {
     if ((await talk.greet()) === undefined) return [{ name: '', description: '' }]
     if (startTls) await talk.startTls(startTls)
+    await talk.ask(wire.OPT_STRUCTURED_REPLY)
+    const structured = (await talk.replies(wire.OPT_STRUCTURED_REPLY)).type === wire.REP_ACK
     const listed: NbdListed[] = []
     await talk.ask(wire.OPT_LIST)
     const last = await talk.replies(wire.OPT_LIST, ({ type, data }) => {
@@ -231,8 +274,13 @@ export async function listExports(stream: ByteStream, startTls?: NbdWish['startT
       listed.push({ name: wire.text(data.subarray(4, 4 + length)), description: wire.text(data.subarray(4 + length)) })
     })
     if (last.type !== wire.REP_ACK) throw refusal(talk, last, { exportName: '', contexts: [] })
+    const known: NbdListed[] = []
+    for (const each of listed) {
+      const details = await detailsOf(talk, each.name, structured)
+      known.push(details === undefined ? each : { ...each, details })
+    }
     await talk.ask(wire.OPT_ABORT)
-    return listed
+    return known
   } finally {
     talk.stream.close()
   }

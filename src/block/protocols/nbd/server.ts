@@ -13,6 +13,9 @@ export type { NbdServerOptions } from './handshake.ts'
 /** Payload bytes and requests that one connection may have in flight; past them, no more is read. */
 const MAX_BYTES = 2 * wire.MAX_PAYLOAD
 const MAX_REQUESTS = 128
+/** Memory that a connection keeps for its next replies, bytes, and of how many different lengths. */
+const MAX_KEPT = 8 << 20
+const MAX_KEPT_LENGTHS = 16
 /** Extents in one reply to NBD_CMD_BLOCK_STATUS, per context. */
 const MAX_RUNS = 4096
 
@@ -39,8 +42,32 @@ interface Request {
   readonly length: number
 }
 
+/** Memory for replies that is used again: fresh memory costs more than what is copied into it. */
+class Buffers {
+  readonly #kept = new Map<number, Uint8Array[]>()
+  #bytes = 0
+
+  take(length: number): Uint8Array {
+    const found = this.#kept.get(length)?.pop()
+    if (found === undefined) return new Uint8Array(length)
+    this.#bytes -= length
+    return found
+  }
+
+  give(bytes: Uint8Array): void {
+    const { length } = bytes
+    if (length === 0 || this.#bytes + length > MAX_KEPT) return
+    const kept = this.#kept.get(length)
+    if (kept === undefined && this.#kept.size >= MAX_KEPT_LENGTHS) return
+    this.#bytes += length
+    if (kept === undefined) this.#kept.set(length, [bytes])
+    else kept.push(bytes)
+  }
+}
+
 class Transmission {
   readonly #session: ServerSession
+  readonly #buffers = new Buffers()
   readonly #readOnly: boolean
   #requests = 0
   #bytes = 0
@@ -178,16 +205,13 @@ class Transmission {
     const { at, length, flags } = request
     if (structured && (flags & wire.CMD_FLAG_DF) === 0 && length > BLOCK_SIZES.preferred)
       return this.#readSparse(request)
-    const data = new Uint8Array(length)
+    const data = this.#buffers.take(length)
     const read = item.device.read(at, bytesVec(data))
     if (read instanceof Promise) await read
-    if (!structured) return this.#write([simple(request.cookie, 0), data])
+    if (!structured) return this.#writeData([simple(request.cookie, 0), data])
     if (length === 0) return this.#done(request)
-    return this.#write([
-      chunk(request, wire.REPLY_FLAG_DONE, wire.REPLY_OFFSET_DATA, 8 + length),
-      wire.pack([8, at]),
-      data,
-    ])
+    const head = chunk(request, wire.REPLY_FLAG_DONE, wire.REPLY_OFFSET_DATA, 8 + length)
+    return this.#writeData([head, wire.pack([8, at]), data])
   }
 
   async #readSparse(request: Request): Promise<void> {
@@ -198,10 +222,12 @@ class Transmission {
       const extent = answer instanceof Promise ? await answer : answer
       const flags = at + extent.length === end ? wire.REPLY_FLAG_DONE : 0
       if (extent.kind === 'data') {
-        const data = new Uint8Array(extent.length)
+        const data = this.#buffers.take(extent.length)
         const read = device.read(at, bytesVec(data))
         if (read instanceof Promise) await read
-        await this.#write([chunk(request, flags, wire.REPLY_OFFSET_DATA, 8 + data.length), wire.pack([8, at]), data])
+        const head = chunk(request, flags, wire.REPLY_OFFSET_DATA, 8 + data.length)
+        const room = this.#writeData([head, wire.pack([8, at]), data])
+        if (room instanceof Promise) await room
       } else
         await this.#write([chunk(request, flags, wire.REPLY_OFFSET_HOLE, 12), wire.pack([8, at], [4, extent.length])])
       at += extent.length
@@ -253,6 +279,12 @@ class Transmission {
     const message = wire.utf8(messageOf(error)).subarray(0, wire.MAX_STRING)
     const head = chunk(request, wire.REPLY_FLAG_DONE, wire.REPLY_ERROR, 6 + message.length)
     void this.#write([head, wire.pack([4, number], [2, message.length]), message])
+  }
+
+  /** Sends pieces of which the last is one of {@link Buffers}. */
+  #writeData(pieces: readonly Uint8Array[]): void | Promise<void> {
+    const data = pieces.at(-1)!
+    return this.#session.stream.write(pieces, () => this.#buffers.give(data))
   }
 
   #write(pieces: readonly Uint8Array[]): void | Promise<void> {

@@ -91,6 +91,8 @@ export const REPLY_ERROR_OFFSET = 0x8002
 /** Flags of the metadata context base:allocation. */
 export const STATE_HOLE = 1 << 0
 export const STATE_ZERO = 1 << 1
+/** State of a run in QEMU's dirty-bitmap contexts. */
+export const STATE_DIRTY = 1 << 0
 
 /** The context of {@link STATE_HOLE} and {@link STATE_ZERO}. */
 export const BASE_ALLOCATION = 'base:allocation'

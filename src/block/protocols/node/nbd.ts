@@ -17,6 +17,8 @@ export interface TlsFiles {
   readonly username?: string
   /** Name that the server's certificate must have; default the host's. */
   readonly hostname?: string
+  /** Whether the server's certificate must be good; default true. */
+  readonly verify?: boolean
 }
 
 /** A pre-shared key of a file of `user:hexkey` lines. */
@@ -43,6 +45,7 @@ export function tlsConnectionOptions(files: TlsFiles, host: string): ConnectionO
   const folder = files.certificates
   if (folder === undefined) return options
   options.ca = readFile(path.join(folder, 'ca-cert.pem'))
+  if (files.verify === false) options.rejectUnauthorized = false
   if (fs.existsSync(path.join(folder, 'client-cert.pem'))) {
     options.cert = readFile(path.join(folder, 'client-cert.pem'))
     options.key = readFile(path.join(folder, 'client-key.pem'))
@@ -72,12 +75,17 @@ function startTlsOf(address: NbdAddress, files: TlsFiles | undefined): ReturnTyp
 export const nbd: ProtocolDriver = {
   name: 'nbd',
   schemes: ['nbd', 'nbds', 'nbd+unix', 'nbds+unix'],
-  openOptions: ['reconnectDelay', 'openTimeout', 'tls'],
+  openOptions: ['reconnectDelay', 'openTimeout', 'tls', 'xDirtyBitmap'],
   async open(url, { readOnly, options }) {
     const address = parseNbdUri(url)
     const startTls = startTlsOf(address, options.tls as TlsFiles | undefined)
     const wish = { exportName: address.exportName, ...(startTls ? { startTls } : {}) }
-    const client: NbdClientOptions = { readOnly, reconnectDelay: seconds(options, 'reconnectDelay', url) }
+    const bitmap = options.xDirtyBitmap
+    const client: NbdClientOptions = {
+      readOnly,
+      reconnectDelay: seconds(options, 'reconnectDelay', url),
+      ...(typeof bitmap === 'string' ? { context: bitmap } : {}),
+    }
     const until = Date.now() + 1000 * seconds(options, 'openTimeout', url)
     for (;;) {
       try {

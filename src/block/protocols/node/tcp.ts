@@ -35,12 +35,16 @@ export class SocketStream implements ByteStream {
     this.socket.on('data', receive)
   }
 
-  write(pieces: readonly Uint8Array[]): Now<void> {
+  write(pieces: readonly Uint8Array[], sent?: () => void): Now<void> {
     const { socket } = this
     if (socket.destroyed || !socket.writable) return
     let room = true
     socket.cork()
-    for (const piece of pieces) if (piece.length > 0) room = socket.write(piece)
+    const last = pieces.length - 1
+    for (const [index, piece] of pieces.entries()) {
+      if (piece.length > 0)
+        room = index === last && sent !== undefined ? socket.write(piece, sent) : socket.write(piece)
+    }
     process.nextTick(() => socket.uncork())
     if (room) return
     this.#room ??= new Promise((resolve) => {

@@ -1,0 +1,103 @@
+/** The Debian guest over NBD: a v86 from a qemu-nbd export, and QEMU from ours. */
+import { spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { existsSync, readFileSync } from 'node:fs'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { buildDebianGuest, PARTITION_BYTES, PROMPT, READY_MARK } from '../../guests/debian/index.ts'
+import { bootGuest } from '../../guests/harness.ts'
+import { openDisk } from '../../src/block/open.ts'
+import { runNbd } from '../../src/cli/nbd/index.ts'
+import { lacks, runTool, temporaryFolder } from '../tools.ts'
+
+let folder: ReturnType<typeof temporaryFolder>
+let ends: (() => unknown)[]
+beforeEach(() => {
+  folder = temporaryFolder()
+  ends = [() => folder.remove()]
+})
+afterEach(async () => {
+  for (const end of ends.reverse()) await end()
+})
+
+async function appears(file: string): Promise<void> {
+  while (!existsSync(file)) await new Promise((resolve) => setTimeout(resolve, 20))
+}
+
+describe.skipIf(lacks('qemu-nbd', 'qemu-img', 'debugfs'))('v86', () => {
+  test('boots from a qemu-nbd export and writes to it', async () => {
+    const debian = await buildDebianGuest()
+    const [socket, overlay] = [folder.file('s'), folder.file('root.qcow2')]
+    await runTool('qemu-img', 'create', '-q', '-f', 'qcow2', '-b', debian.disk, '-F', 'raw', overlay)
+    const server = spawn('qemu-nbd', ['-t', '-f', 'qcow2', '--discard=unmap', '-x', 'root', '-k', socket, overlay])
+    ends.push(() => server.kill())
+    await appears(socket)
+    const disk = await openDisk(`nbd+unix:///root?socket=${socket}`, { format: 'raw', reconnectDelay: 10 })
+    const guest = await bootGuest({ guest: debian, drives: [{ if: 'virtio', disk, bootindex: 1 }] })
+    ends.push(() => guest.close())
+    await guest.ready()
+    const bytes = 4 << 20
+    await guest.must(`head -c ${bytes} /dev/urandom > /root/data && sync && echo 3 > /proc/sys/vm/drop_caches`)
+    const sum = await guest.must('sha256sum < /root/data')
+    await guest.must('mount -o remount,ro /')
+    expect(disk.stats.flushes).toBeGreaterThan(0)
+    await guest.close()
+    ends.pop()
+    server.kill()
+    await runTool('qemu-img', 'convert', '-f', 'qcow2', '-O', 'raw', overlay, folder.file('root.raw'))
+    await runTool(
+      'debugfs',
+      '-R',
+      `dump /root/data ${folder.file('data')}`,
+      `${folder.file('root.raw')}?offset=${PARTITION_BYTES}`,
+    )
+    expect(
+      createHash('sha256')
+        .update(readFileSync(folder.file('data')))
+        .digest('hex'),
+    ).toBe(sum.split(' ')[0])
+    await runTool('qemu-img', 'check', '-q', '-f', 'qcow2', overlay)
+  })
+})
+
+describe.skipIf(lacks('qemu-system-i386'))('qemu-system-i386', () => {
+  test('boots from a block86 export until its prompt', async () => {
+    const debian = await buildDebianGuest()
+    const socket = folder.file('s')
+    let said = ''
+    const out = { write: (text: string) => void (said += text) }
+    const ended = runNbd(['-s', '-f', 'raw', '-x', 'root', '-k', socket, debian.disk], '0', { out, err: out })
+    await appears(socket)
+    const drive = `file=nbd+unix:///root?socket=${socket},format=raw,if=virtio`
+    const machine = [
+      '-accel',
+      'tcg',
+      '-m',
+      '256',
+      '-display',
+      'none',
+      '-serial',
+      'stdio',
+      '-monitor',
+      'none',
+      '-no-reboot',
+    ]
+    const qemu = spawn('qemu-system-i386', [...machine, '-nodefaults', '-drive', drive])
+    ends.push(() => qemu.kill('SIGKILL'))
+    let text = ''
+    qemu.stderr.on('data', (piece: Buffer) => (text += piece))
+    const comes = (expected: RegExp) =>
+      new Promise<void>((resolve, reject) => {
+        const check = () => expected.test(text) && resolve()
+        qemu.stdout.on('data', check)
+        qemu.on('exit', () => reject(new Error(`qemu ended:\n${text.slice(-2000)}`)))
+        check()
+      })
+    qemu.stdout.on('data', (piece: Buffer) => (text += piece))
+    await comes(new RegExp(`${READY_MARK}[^]*${PROMPT}`))
+    qemu.stdin.write('echo hello > /root/file && sync && echo "written $((6*7))"\n')
+    await comes(/written 42/)
+    qemu.kill('SIGKILL')
+    await ended
+    expect(said).toBe('')
+  })
+})
