@@ -16,6 +16,8 @@ export interface DriveRequest {
   readonly bootindex?: number
   /** Place on the controller: IDE drive 0 to 3, SCSI ID. */
   readonly index?: number
+  /** What the guest sees of the drive, by the names of the library. */
+  readonly device?: Readonly<Record<string, unknown>>
   /** What `openDisk` gets. */
   readonly open: OpenDiskOptions
 }
@@ -79,6 +81,28 @@ const KEYS: Readonly<Record<string, readonly [name: string, read: Reader]>> = {
   discard_granularity: ['discardGranularity', size],
 }
 
+const name64: Reader = (value, key) => {
+  if (!/^(0x[0-9a-f]{1,16}|[0-9]{1,20})$/i.test(value)) throw refused(key, value, 'a number of 64 bits')
+  return BigInt(value)
+}
+
+/** Properties of `-device`, for the interfaces whose drives have them. */
+const DEVICE_KEYS: Readonly<Record<string, readonly [name: string, read: Reader, interfaces: readonly string[]]>> = {
+  'scsi-id': ['scsiId', count, ['scsi']],
+  lun: ['lun', count, ['scsi']],
+  vendor: ['vendor', text, ['scsi']],
+  product: ['product', text, ['scsi']],
+  ver: ['ver', text, ['scsi', 'ide']],
+  model: ['model', text, ['ide']],
+  wwn: ['wwn', name64, ['scsi', 'ide']],
+  port_wwn: ['portWwn', name64, ['scsi']],
+  device_id: ['deviceId', text, ['scsi']],
+  removable: ['removable', flag, ['scsi']],
+  rotation_rate: ['rotationRate', count, ['scsi', 'ide']],
+  dpofua: ['dpofua', flag, ['scsi']],
+  chip: ['chip', text, ['scsi', 'ide']],
+}
+
 const DISCARD_ALIASES: Readonly<Record<string, string>> = { off: 'ignore', on: 'unmap' }
 
 const OWN = ['file', 'if', 'media', 'bootindex', 'index'] as const
@@ -87,14 +111,24 @@ const OWN = ['file', 'if', 'media', 'bootindex', 'index'] as const
 export function parseDrive(argument: string): DriveRequest {
   const found: Record<string, unknown> = {}
   const throttling: Record<string, number> = {}
+  const device: Record<string, unknown> = {}
+  const properties: (readonly [key: string, interfaces: readonly string[]])[] = []
   for (const [key, value] of parseKeyValues(argument)) {
     const known = Object.hasOwn(KEYS, key) ? KEYS[key] : undefined
+    const property = Object.hasOwn(DEVICE_KEYS, key) ? DEVICE_KEYS[key] : undefined
     if (known !== undefined) found[known[0]] = known[1](value, key)
-    else if (key.startsWith('throttling.')) throttling[throttlingName(key)] = size(value, key) as number
+    else if (property !== undefined) {
+      device[property[0]] = property[1](value, key)
+      properties.push([key, property[2]])
+    } else if (key.startsWith('throttling.')) throttling[throttlingName(key)] = size(value, key) as number
     else found[imageOption(key)] = imageValue(value)
   }
   const media = (found.media ?? 'disk') as DriveRequest['media']
   const interfaceName = (found.if ?? (media === 'cdrom' ? 'ide' : 'virtio')) as DriveRequest['if']
+  for (const [key, interfaces] of properties) {
+    if (interfaces.includes(interfaceName)) continue
+    throw new BlockError('EINVAL', `-drive: ${key} is for if=${interfaces.join(' and if=')}, not if=${interfaceName}`)
+  }
   if (media === 'cdrom') found.readOnly ??= true
   if (found.file === undefined && media === 'disk') {
     throw new BlockError('EINVAL', `-drive ${argument}: no file; say file=NAME`)
@@ -108,6 +142,7 @@ export function parseDrive(argument: string): DriveRequest {
     media,
     ...(found.bootindex === undefined ? {} : { bootindex: found.bootindex as number }),
     ...(found.index === undefined ? {} : { index: found.index as number }),
+    ...(properties.length === 0 ? {} : { device }),
     open,
   }
 }
@@ -130,7 +165,7 @@ function imageOption(key: string): string {
   if (options.includes(name) && !key.includes('.')) return name
   throw new BlockError(
     'EINVAL',
-    `-drive: unknown key '${key}'; known are ${Object.keys(KEYS).join(', ')}, throttling.* and the format's own`,
+    `-drive: unknown key '${key}'; known are ${[...Object.keys(KEYS), ...Object.keys(DEVICE_KEYS)].join(', ')}, throttling.* and the format's own`,
   )
 }
 

@@ -21,7 +21,8 @@ Boots a machine whose serial port is this terminal.
   -m SIZE              memory, in MiB or with a suffix (default 256)
   -drive KEY=VALUE,... a drive, as often as needed: file=, format=, if=virtio|ide|scsi, media=disk|cdrom, cache=, aio=,
                        discard=, detect-zeroes=, copy-on-read=, snapshot=, readonly=, serial=, bootindex=, index=,
-                       rerror=, werror=, logical_block_size=, physical_block_size=, discard_granularity=, throttling.*=
+                       rerror=, werror=, logical_block_size=, physical_block_size=, discard_granularity=, throttling.*=;
+                       if=scsi: scsi-id=, lun=, vendor=, product=, ver=, wwn=, removable=, rotation_rate=, chip=
   -cdrom FILE          a disc in a CD-ROM drive
   -snapshot            write to temporary files instead of the images
   -kernel FILE         boot this Linux kernel
@@ -143,13 +144,14 @@ async function openRequested({ file, open }: DriveRequest): Promise<Disk | undef
   return openDisk(asDevice(device), { format: 'raw', ...open })
 }
 
-function driveOf({ if: kind, media, bootindex, index }: DriveRequest, disk: Disk | undefined): Drive {
+function driveOf({ if: kind, media, bootindex, index, device }: DriveRequest, disk: Disk | undefined): Drive {
   return {
     if: kind,
     media,
     ...(disk === undefined ? {} : { disk }),
     ...(bootindex === undefined ? {} : { bootindex }),
     ...(index === undefined ? {} : { index }),
+    ...device,
   } as Drive
 }
 

@@ -54,6 +54,30 @@ describe('-drive', () => {
     })
   })
 
+  test('properties of the device are for the interfaces that have them', () => {
+    expect(
+      parseDrive(
+        'file=a,if=scsi,scsi-id=3,lun=1,vendor=V,product=P,ver=1,wwn=0x5000c50000000001,removable=on,rotation_rate=1,' +
+          'device_id=x,port_wwn=7,dpofua=off,chip=lsi53c810',
+      ).device,
+    ).toEqual({
+      scsiId: 3,
+      lun: 1,
+      vendor: 'V',
+      product: 'P',
+      ver: '1',
+      wwn: 0x5000c50000000001n,
+      removable: true,
+      rotationRate: 1,
+      deviceId: 'x',
+      portWwn: 7n,
+      dpofua: false,
+      chip: 'lsi53c810',
+    })
+    expect(() => parseDrive('file=a,if=ide,lun=1')).toThrow('lun is for if=scsi, not if=ide')
+    expect(() => parseDrive('file=a,if=scsi,wwn=abc')).toThrow("wwn is 'abc', must be a number of 64 bits")
+  })
+
   test('options of a format go to it', () => {
     expect(parseDrive('file=a,format=raw,offset=1M,size=64k').open).toEqual({
       format: 'raw',
