@@ -162,6 +162,10 @@ export class Lsi53c895a implements PciDevice, ScriptsHost {
       case reg.ISTAT0:
         this.#writeIstat0(value)
         break
+      case reg.ISTAT1:
+        bytes[offset] = (bytes[offset]! & ~reg.ISTAT1_SI) | (value & reg.ISTAT1_SI)
+        this.#interrupts.update()
+        break
       case reg.CTEST3:
         bytes[offset] = value & 0x03
         break
@@ -355,6 +359,10 @@ export class Lsi53c895a implements PciDevice, ScriptsHost {
   #ramOffset(address: number, length: number): number {
     const offset = address - this.#ramBase
     return this.#ramBase !== 0 && offset >= 0 && offset + length <= this.#ram.length ? offset : -1
+  }
+
+  isRegister(address: number): boolean {
+    return this.#registerOffset(address, 1) >= 0
   }
 
   /** The register that a memory address names; -1 if it names none. */

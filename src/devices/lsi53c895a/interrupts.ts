@@ -1,4 +1,4 @@
-/** Interrupts of the chip: DSTAT and SIST, stacked two deep, and the INTA/ pin (technical manual, 2.2.14). */
+/** Interrupts of the chip: DSTAT and SIST, stacked two deep, and the INTA/ pin (technical manual, 2.2.16). */
 import * as reg from './registers.ts'
 
 /**
@@ -45,7 +45,7 @@ export class InterruptUnit {
   /** A SCSI interrupt. */
   scsi(sist0: number, sist1: number): void {
     const bits = sist0 | (sist1 << 8)
-    if (this.#pending) this.#stackedScsi |= bits
+    if (this.#pending && this.isFatal(sist0, sist1)) this.#stackedScsi |= bits
     else this.#registers.setUint16(reg.SIST0, this.#sist | bits, true)
     this.update()
   }
@@ -87,14 +87,22 @@ export class InterruptUnit {
     return this.#registers.getUint16(reg.SIST0, true)
   }
 
+  /** SCSI interrupts that count: of those that are not fatal, the enabled ones (2.2.16.4). */
+  get #scsiPending(): number {
+    const enabled = this.#registers.getUint16(reg.SIEN0, true)
+    return this.#sist & (enabled | reg.SIST0_FATAL | (reg.SIST1_FATAL << 8))
+  }
+
   get #pending(): boolean {
-    return (this.#dstat & reg.DSTAT_INTERRUPTS) !== 0 || this.#sist !== 0
+    return (this.#dstat & reg.DSTAT_INTERRUPTS) !== 0 || this.#scsiPending !== 0
   }
 
   #unstack(): void {
     if (!this.#pending && (this.#stackedDma | this.#stackedScsi) !== 0) {
+      // The pin is high for a moment between two interrupts (2.2.16.5)
+      this.#setPin(false)
       this.#registers.setUint8(reg.DSTAT, reg.DSTAT_DFE | this.#stackedDma)
-      this.#registers.setUint16(reg.SIST0, this.#stackedScsi, true)
+      this.#registers.setUint16(reg.SIST0, this.#sist | this.#stackedScsi, true)
       this.#stackedDma = 0
       this.#stackedScsi = 0
     }
@@ -105,13 +113,20 @@ export class InterruptUnit {
   update(): void {
     const registers = this.#registers
     const dma = this.#dstat & reg.DSTAT_INTERRUPTS
-    const scsi = this.#sist
+    const scsi = this.#scsiPending
     const istat = registers.getUint8(reg.ISTAT0) & ~(reg.ISTAT0_DIP | reg.ISTAT0_SIP)
     registers.setUint8(reg.ISTAT0, istat | (dma ? reg.ISTAT0_DIP : 0) | (scsi ? reg.ISTAT0_SIP : 0))
+    const onTheFly = (istat & reg.ISTAT0_INTF) !== 0
     const enabled = registers.getUint16(reg.SIEN0, true)
-    const wanted =
-      (dma & registers.getUint8(reg.DIEN)) !== 0 || (scsi & enabled) !== 0 || (istat & reg.ISTAT0_INTF) !== 0
-    const asserted = wanted && (registers.getUint8(reg.DCNTL) & reg.DCNTL_IRQD) === 0
+    const wanted = (dma & registers.getUint8(reg.DIEN)) !== 0 || (scsi & enabled) !== 0 || onTheFly
+    // Masking, or SYNC_IRQD, keeps the next interrupt from the pin, not one that is there (2.2.16.4)
+    const blocked = (registers.getUint8(reg.ISTAT1) & reg.ISTAT1_SI) !== 0
+    const held = this.#asserted && ((dma | scsi) !== 0 || onTheFly)
+    const quiet = (registers.getUint8(reg.DCNTL) & reg.DCNTL_IRQD) !== 0
+    this.#setPin(!quiet && (held || (wanted && !blocked)))
+  }
+
+  #setPin(asserted: boolean): void {
     if (asserted === this.#asserted) return
     this.#asserted = asserted
     this.#pin(asserted)

@@ -1,6 +1,7 @@
 /** Operating registers of the LSI53C895A and their bits, by the names of its technical manual, chapter 4. */
 
 export const SCNTL0 = 0x00
+export const SCNTL0_TRG = 1 << 0 // target role
 export const SCNTL0_AAP = 1 << 1 // assert SATN/ on parity error
 export const SCNTL0_WATN = 1 << 4 // select with SATN/
 export const SCNTL0_START = 1 << 5 // start sequence
@@ -47,6 +48,7 @@ export const ISTAT0_SIGP = 1 << 5 // signal process
 export const ISTAT0_SRST = 1 << 6 // software reset
 export const ISTAT0_ABRT = 1 << 7 // abort operation
 export const ISTAT1 = 0x15
+export const ISTAT1_SI = 1 << 0 // SYNC_IRQD: no further interrupts at the pin
 export const ISTAT1_SRUN = 1 << 1 // SCRIPTS running
 export const MBOX0 = 0x16
 export const CTEST0 = 0x18

@@ -18,6 +18,8 @@ export interface ScriptsHost {
   memory(high: number, low: number, length: number): IoVec | undefined
   /** Copies bytes, to and from the chip's registers too; false where there is no memory. */
   copy(fromHigh: number, from: number, toHigh: number, to: number, length: number): boolean
+  /** Whether an address is that of a register of the chip. */
+  isRegister(address: number): boolean
   dmaInterrupt(bits: number): void
   scsiInterrupt(sist0: number, sist1: number): void
   interruptOnTheFly(): void
@@ -338,13 +340,18 @@ export class ScriptsProcessor {
   #inputOutput(instruction: number, operand: number): boolean {
     const { bus } = this.#host
     const target = instruction & (1 << 26) ? (this.#get(reg.DSP) + signed24(operand)) >>> 0 : operand
+    const isTarget = (this.#registers.getUint8(reg.SCNTL0) & reg.SCNTL0_TRG) !== 0
     switch ((instruction >>> 27) & 7) {
       case 0:
-        return this.#select(instruction)
+        // Nobody on this bus but the chip is an initiator, so who is reselected does not answer
+        if (!isTarget) return this.#select(instruction)
+        this.#unanswered = true
+        return GO_ON
       case 1:
         this.#release()
         return bus.connected ? this.#pause('disconnect') : GO_ON
       case 2:
+        // WAIT SELECT in target role; being reselected ends it too, the chip is an initiator then
         return this.#waitReselect(target)
       case 3:
         return this.#setClear(instruction, true)
@@ -398,6 +405,7 @@ export class ScriptsProcessor {
     }
     const id = bus.reselect()
     if (id === undefined) return this.#pause('reselect')
+    this.#setRole(false)
     this.#idle = 0
     this.#host.connect(id, true)
     return GO_ON
@@ -406,12 +414,18 @@ export class ScriptsProcessor {
   #setClear(instruction: number, value: boolean): boolean {
     const { bus } = this.#host
     if (instruction & (1 << 10)) this.#carry = value
+    if (instruction & (1 << 9)) this.#setRole(value)
     if (instruction & (1 << 3)) {
       if (value) bus.setAttention()
       else bus.clearAttention()
     }
     if (instruction & (1 << 6) && !value) bus.clearAcknowledge()
     return GO_ON
+  }
+
+  #setRole(target: boolean): void {
+    const scntl0 = this.#registers.getUint8(reg.SCNTL0)
+    this.#registers.setUint8(reg.SCNTL0, target ? scntl0 | reg.SCNTL0_TRG : scntl0 & ~reg.SCNTL0_TRG)
   }
 
   // ---- read-modify-write and moves of registers (5.5) ----
@@ -466,9 +480,7 @@ export class ScriptsProcessor {
     const compares = (instruction & 0x00260000) !== 0
     let taken = onTrue
     if (compares) {
-      if (instruction & (1 << 17) && instruction & (1 << 16) && bus.phase === undefined) {
-        if (bus.connected) return this.#pause('phase')
-      }
+      if (instruction & (1 << 16) && bus.phase === undefined && bus.connected) return this.#pause('phase')
       taken = this.#compare(instruction, onTrue)
     }
     if (!taken) return GO_ON
@@ -515,7 +527,7 @@ export class ScriptsProcessor {
     this.#set(reg.TEMP, target)
     const length = instruction & 0xffffff
     this.#idle += length >>> 6
-    if (length === 0) return this.#fault(reg.DSTAT_IID)
+    if (length === 0 || ((source ^ target) & 3) !== 0) return this.#fault(reg.DSTAT_IID)
     if (this.#host.copy(this.#get(reg.MMRS), source, this.#get(reg.MMWS), target, length)) return GO_ON
     return this.#fault(reg.DSTAT_BF)
   }
@@ -527,9 +539,8 @@ export class ScriptsProcessor {
     const relative = (instruction & (1 << 28)) !== 0
     const address = relative ? (this.#get(reg.DSA) + signed24(operand)) >>> 0 : operand
     const load = (instruction & (1 << 24)) !== 0
-    if (length === 0 || length > 4 || (register & 3) + length > 4 || (register & 3) !== (address & 3)) {
-      return this.#fault(reg.DSTAT_IID)
-    }
+    const crosses = length === 0 || (register & 3) + length > 4
+    if (crosses || (register & 3) !== (address & 3) || host.isRegister(address)) return this.#fault(reg.DSTAT_IID)
     const high = relative ? this.#get(reg.DRS) : this.#get(load ? reg.MMRS : reg.MMWS)
     const memory = host.memory(high, address, length)
     if (memory === undefined) return this.#fault(reg.DSTAT_BF)

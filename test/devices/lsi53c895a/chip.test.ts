@@ -101,6 +101,51 @@ describe('interrupts (2.2.14)', () => {
     expect(chip.r8(reg.ISTAT0)).toBe(0)
   })
 
+  test('between two stacked interrupts the pin goes away for a moment', () => {
+    const chip = machine()
+    chip.run(s.int(1))
+    chip.w8(reg.SCNTL1, reg.SCNTL1_RST)
+    const edges = chip.bus.intxEdges
+    chip.r8(reg.DSTAT)
+    expect(chip.bus.intxLevel).toBe(true)
+    expect(chip.bus.intxEdges).toBe(edges + 1)
+  })
+
+  test('a masked interrupt that is not fatal shows in SIST1, not in ISTAT, and stacks nothing', () => {
+    const chip = machine()
+    chip.w8(reg.SIEN1, 0)
+    chip.w8(reg.STIME1, 1)
+    chip.bus.clock.advance(100)
+    expect(chip.r8(reg.ISTAT0)).toBe(0)
+    chip.run(s.int(1))
+    expect(chip.r8(reg.ISTAT0)).toBe(reg.ISTAT0_DIP)
+    expect(chip.r8(reg.DSTAT)).toBe(reg.DSTAT_DFE | reg.DSTAT_SIR)
+    expect(chip.r8(reg.SIST1)).toBe(reg.SIST1_GEN)
+    expect(chip.bus.intxLevel).toBe(false)
+  })
+
+  test('masking an interrupt that is at the pin does not take it away; reading it does', () => {
+    const chip = machine()
+    chip.run(s.int(1))
+    chip.w8(reg.DIEN, 0)
+    expect(chip.bus.intxLevel).toBe(true)
+    chip.r8(reg.DSTAT)
+    expect(chip.bus.intxLevel).toBe(false)
+  })
+
+  test('ISTAT1 SYNC_IRQD blocks the next interrupt, not the one that is there', () => {
+    const chip = machine()
+    chip.run(s.int(1))
+    chip.w8(reg.ISTAT1, reg.ISTAT1_SI)
+    expect(chip.bus.intxLevel).toBe(true)
+    chip.r8(reg.DSTAT)
+    chip.run(s.int(2))
+    expect(chip.bus.intxLevel).toBe(false)
+    expect(chip.r8(reg.ISTAT0)).toBe(reg.ISTAT0_DIP)
+    chip.w8(reg.ISTAT1, 0)
+    expect(chip.bus.intxLevel).toBe(true)
+  })
+
   test('DCNTL IRQD keeps the pin quiet', () => {
     const chip = machine()
     chip.w8(reg.DCNTL, reg.DCNTL_IRQD)
@@ -265,6 +310,20 @@ describe('memory moves, load and store (5.7, 5.8)', () => {
     expect(chip.r8(reg.DSTAT)).toBe(reg.DSTAT_DFE | reg.DSTAT_BF)
   })
 
+  test('a MOVE MEMORY from one alignment to another, or of no bytes, is an illegal instruction', () => {
+    const chip = machine()
+    for (const words of [s.memoryMove(4, BUFFER + 1, BUFFER + 2), s.memoryMove(0, BUFFER, BUFFER)]) {
+      chip.run(words)
+      expect(chip.r8(reg.DSTAT)).toBe(reg.DSTAT_DFE | reg.DSTAT_IID)
+    }
+  })
+
+  test('LOAD and STORE do not reach the registers through memory', () => {
+    const chip = machine()
+    chip.run(s.store(reg.SCRATCHA, 4, chip.base + reg.DSP))
+    expect(chip.r8(reg.DSTAT)).toBe(reg.DSTAT_DFE | reg.DSTAT_IID)
+  })
+
   test('CVE-2023-0330: a program that writes DSP from itself jumps, and does not nest', () => {
     const chip = machine()
     const elsewhere = PROGRAM + 0x1000
@@ -279,6 +338,26 @@ describe('memory moves, load and store (5.7, 5.8)', () => {
     chip.device.config.write(4, 2, 0x0003)
     chip.run(s.int(1))
     expect(chip.r8(reg.DSTAT)).toBe(reg.DSTAT_DFE | reg.DSTAT_BF)
+  })
+})
+
+describe('the target role (5.4)', () => {
+  test('SET TARGET; RESELECT finds no initiator and times out', () => {
+    const chip = machine()
+    chip.run(s.set(s.TARGET), s.selectAtn(3), s.int(1))
+    expect(chip.r8(reg.SCNTL0) & reg.SCNTL0_TRG).toBe(reg.SCNTL0_TRG)
+    expect(chip.r8(reg.SIST1)).toBe(reg.SIST1_STO)
+    chip.run(s.clear(s.TARGET), s.int(2))
+    expect(chip.r8(reg.SCNTL0) & reg.SCNTL0_TRG).toBe(0)
+  })
+
+  test('WAIT SELECT goes the other way when SIGP is set; DISCONNECT frees what is free', () => {
+    const chip = machine()
+    const way = PROGRAM + 0x800
+    s.assemble(chip.bus.memory, way, s.waitDisconnect(), s.int(5))
+    chip.run(s.set(s.TARGET), s.waitReselect(way), s.int(1))
+    chip.w8(reg.ISTAT0, reg.ISTAT0_SIGP)
+    expect(chip.r32(reg.DSPS)).toBe(5)
   })
 })
 

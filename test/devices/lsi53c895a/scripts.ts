@@ -37,6 +37,7 @@ export const waitDisconnect = (): Words => [0x48000000, 0]
 export const waitReselect = (alternate = 0): Words => [0x50000000, alternate]
 export const ATN = 1 << 3
 export const ACK = 1 << 6
+export const TARGET = 1 << 9
 export const CARRY = 1 << 10
 /** SET flags. */
 export const set = (flags: number): Words => [0x58000000 | flags, 0]
