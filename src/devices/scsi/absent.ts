@@ -25,9 +25,9 @@ export class AbsentUnit extends LogicalUnit {
   readonly identity: Identity = NOBODY
   protected readonly table: CommandTable
 
-  constructor(luns: () => readonly number[]) {
+  constructor(luns: () => readonly number[], reported: (initiator: number) => void) {
     super()
-    this.table = new NothingElse([this.#inquiry(), requestSenseCommand(this), reportLunsCommand(luns)], true)
+    this.table = new NothingElse([this.#inquiry(), requestSenseCommand(this), reportLunsCommand(luns, reported)], true)
   }
 
   protected override powerOnAttention(): undefined {}

@@ -26,8 +26,14 @@ export class Nexus {
   /** Adds a unit attention, unless the same one waits already. */
   establish(condition: Condition): void {
     const { attentions } = this
-    const known = attentions.some((other) => other.every((part, i) => part === condition[i]))
-    if (!known && attentions.length < ATTENTION_LIMIT) attentions.push(condition)
+    if (!attentions.some((other) => isSame(other, condition)) && attentions.length < ATTENTION_LIMIT) {
+      attentions.push(condition)
+    }
+  }
+
+  /** Takes a unit attention back. */
+  withdraw(condition: Condition): void {
+    this.attentions = this.attentions.filter((other) => !isSame(other, condition))
   }
 
   /** Ends the allegiance, and forgets who waited for its end. */
@@ -50,4 +56,8 @@ export class Nexus {
     nexus.deferred = senseOf(saved.deferred)
     return nexus
   }
+}
+
+function isSame(one: Condition, other: Condition): boolean {
+  return one.every((part, i) => part === other[i])
 }

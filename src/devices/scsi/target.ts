@@ -71,6 +71,7 @@ export class ScsiTarget {
     this.#units.set(lun, unit)
     unit.lun = lun
     unit.luns = () => this.luns
+    unit.lunsReported = (initiator) => this.#reported(initiator)
     unit.portFlags = this.portFlags
     return this
   }
@@ -86,7 +87,7 @@ export class ScsiTarget {
 
   /** Takes a command on. Never throws; what becomes of the command is in the task. */
   submit(command: Command): Task {
-    const unit = this.#units.get(command.lun) ?? new AbsentUnit(() => this.luns)
+    const unit = this.#units.get(command.lun) ?? this.#absent()
     return unit.submit(command)
   }
 
@@ -154,7 +155,19 @@ export class ScsiTarget {
   /** A task that {@link Task.save} wrote, going on where it was. */
   resume(state: Saved): Task {
     const { lun } = commandOf(fieldsOf(state).command)
-    return (this.#units.get(lun) ?? new AbsentUnit(() => this.luns)).resume(state)
+    return (this.#units.get(lun) ?? this.#absent()).resume(state)
+  }
+
+  #absent(): AbsentUnit {
+    return new AbsentUnit(
+      () => this.luns,
+      (initiator) => this.#reported(initiator),
+    )
+  }
+
+  // SAM-5 5.14: REPORT LUNS tells what the unit attention would tell, of all units
+  #reported(initiator: number): void {
+    for (const unit of this.#units.values()) unit.forgetAttention(initiator, REPORTED_LUNS_DATA_HAS_CHANGED)
   }
 
   /** A reset of the parallel bus (SAM-5 6.3.2, hard reset). */

@@ -43,6 +43,8 @@ export abstract class LogicalUnit implements TaskOwner {
   lun = 0
   /** LUNs of the whole target, ascending. */
   luns: () => readonly number[] = () => [this.lun]
+  /** Called when an initiator port has been told them. */
+  lunsReported: (initiator: number) => void = () => {}
   /** What the target port adds to INQUIRY data. */
   portFlags: PortFlags = {}
   readonly stages = new Stages()
@@ -96,6 +98,11 @@ export abstract class LogicalUnit implements TaskOwner {
   /** Establishes a unit attention for one initiator port. */
   attentionFor(initiator: number, condition: Condition): void {
     this.#nexus(initiator).establish(condition)
+  }
+
+  /** Takes a unit attention back that an initiator port need not be told any more. */
+  forgetAttention(initiator: number, condition: Condition): void {
+    this.#nexuses.get(initiator)?.withdraw(condition)
   }
 
   /** The oldest unit attention of an initiator port; `take` clears it. */

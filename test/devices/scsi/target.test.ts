@@ -147,11 +147,16 @@ describe('[SPC-4] 5.11 commands for units that are not there', () => {
   })
 
   test('a unit that comes or goes is announced to the others', async () => {
-    const { target, initiator, disk } = await diskTarget()
+    const { target, initiator, disk, unit } = await diskTarget()
     target.attach(1, new DiskUnit(disk))
     expect(await initiator.send('00')).toMatchObject({ sense: '06/3f/0e' })
     await target.detach(1)
     expect(await initiator.send('00')).toMatchObject({ sense: '06/3f/0e' })
+    target.attach(2, new DiskUnit(disk))
+    unit.attention([6, 0x2a, 0x01])
+    expect((await initiator.send('a0 00 00 00 00 00 00 00 00 10')).status).toBe(0)
+    expect(await initiator.send('00')).toMatchObject({ sense: '06/2a/01' })
+    expect((await initiator.send('00')).status).toBe(0)
     expect(() => target.attach(0, new DiskUnit(disk))).toThrow(/there is one/)
     expect(() => target.attach(16384, new DiskUnit(disk))).toThrow(/0 to 16383/)
   })

@@ -6,7 +6,7 @@ import type { Saved } from '../../machine.ts'
 import { CommandTable } from '../command.ts'
 import type { UnitOptions } from '../identity.ts'
 import { MediumUnit } from '../medium.ts'
-import { conditionsOf, fieldsOf } from '../saved.ts'
+import { conditionsOf, fieldsOf, flagOf } from '../saved.ts'
 import { CheckCondition, type Condition } from '../sense.ts'
 import type { VpdPage } from '../spc/inquiry.ts'
 import { LOG_SOLID_STATE, type LogPage } from '../spc/log.ts'
@@ -40,6 +40,7 @@ export class DiskUnit extends MediumUnit {
   readonly logPages: readonly LogPage[]
   /** What every command that needs the medium gets, after a SANITIZE that failed. */
   failure: Condition | undefined
+  failureEnds = false
   protected table: CommandTable
   readonly #block: number
   readonly #thresholds: Thresholds
@@ -127,12 +128,18 @@ export class DiskUnit extends MediumUnit {
   }
 
   override save(): Saved {
-    return { ...fieldsOf(super.save()), failure: this.failure ?? null, job: this.occupation?.saved ?? null }
+    return {
+      ...fieldsOf(super.save()),
+      failure: this.failure ?? null,
+      failureEnds: this.failureEnds,
+      job: this.occupation?.saved ?? null,
+    }
   }
 
   override restore(state: Saved): Now<void> {
-    const { failure, job } = fieldsOf(state)
+    const { failure, failureEnds, job } = fieldsOf(state)
     this.failure = failure === null ? undefined : conditionsOf([failure!], 1)[0]
+    this.failureEnds = flagOf(failureEnds)
     return after(super.restore(state), () => {
       if (job !== null) resumeJob(this, job!)
     })

@@ -5,13 +5,14 @@ import { after, type Now } from '../../../block/now.ts'
 import type { Saved } from '../../machine.ts'
 import { type CommandSpec, u16, u32 } from '../command.ts'
 import type { Occupation } from '../medium.ts'
-import { bytesOf, fieldsOf, numberOf } from '../saved.ts'
+import { bytesOf, fieldsOf, flagOf, numberOf } from '../saved.ts'
 import {
   CheckCondition,
   type Condition,
   FORMAT_COMMAND_FAILED,
   FORMAT_IN_PROGRESS,
   INVALID_FIELD_IN_CDB,
+  invalidCdb,
   invalidParameter,
   PARAMETER_LIST_LENGTH_ERROR,
   SANITIZE_COMMAND_FAILED,
@@ -26,6 +27,8 @@ export interface Formatted extends Blocks {
   occupation: Occupation | undefined
   /** What all commands get that need the medium, after a SANITIZE that failed. */
   failure: Condition | undefined
+  /** Whether EXIT FAILURE MODE ends that (AUSE of the SANITIZE); else only a SANITIZE that goes well. */
+  failureEnds: boolean
 }
 
 // What is done; the numbers are in saved states
@@ -38,6 +41,8 @@ interface Job {
   readonly kind: typeof FORMAT | typeof OVERWRITE | typeof ERASE
   readonly list: Uint8Array
   readonly initiator: number
+  /** AUSE of a SANITIZE: whether EXIT FAILURE MODE is enough after a failure. */
+  readonly unrestricted: boolean
 }
 
 interface Steps {
@@ -82,7 +87,7 @@ function begin(unit: Formatted, job: Job, waited: boolean): Promise<CheckConditi
   const failed = formats ? FORMAT_COMMAND_FAILED : SANITIZE_COMMAND_FAILED
   const { total, step } = job.kind === OVERWRITE ? overwriting(unit, job.list) : zeroing(unit)
   const work = new Work(total)
-  const saved = waited ? undefined : { kind: job.kind, list: job.list, initiator: job.initiator }
+  const saved = waited ? undefined : { ...job }
   unit.occupation = { condition: formats ? FORMAT_IN_PROGRESS : SANITIZE_IN_PROGRESS, work, saved }
   const end = (async () => {
     let outcome: CheckCondition | undefined
@@ -92,7 +97,10 @@ function begin(unit: Formatted, job: Job, waited: boolean): Promise<CheckConditi
       unit.failure = undefined
     } catch {
       outcome = new CheckCondition(failed)
-      if (!formats) unit.failure = failed
+      if (!formats) {
+        unit.failure = failed
+        unit.failureEnds = job.unrestricted
+      }
     }
     unit.occupation = undefined
     return outcome
@@ -134,7 +142,7 @@ export function resumeJob(unit: Formatted, state: Saved): void {
   const list = bytesOf(saved.list, HEADER + unit.block)
   if (kind === OVERWRITE) checkOverwrite(unit, list)
   const initiator = numberOf(saved.initiator)
-  const end = begin(unit, { kind, list, initiator }, false)
+  const end = begin(unit, { kind, list, initiator, unrestricted: flagOf(saved.unrestricted) }, false)
   void end.then((outcome) => outcome && unit.deferError(initiator, outcome))
 }
 
@@ -147,7 +155,7 @@ const FORMAT_IMMED = 1 << 1
 function format(unit: Formatted, task: Task): Now<void> {
   const { cdb, command } = task
   unit.checkWritable()
-  const job: Job = { kind: FORMAT, list: new Uint8Array(0), initiator: command.initiator }
+  const job: Job = { kind: FORMAT, list: new Uint8Array(0), initiator: command.initiator, unrestricted: false }
   if ((cdb[1]! & FMTDATA) === 0) return occupy(unit, task, job, false)
   const long = (cdb[1]! & LONGLIST) !== 0
   task.receive(long ? 8 : 4, (list) => {
@@ -160,6 +168,14 @@ function format(unit: Formatted, task: Task): Now<void> {
 }
 
 const SANITIZE_IMMED = 1 << 7
+const AUSE = 1 << 5
+
+/** AUSE of a SANITIZE; after a failure in restricted mode it may not be set (SBC-3 4.11.3). */
+function checkedAuse(unit: Formatted, cdb: Uint8Array): boolean {
+  const unrestricted = (cdb[1]! & AUSE) !== 0
+  if (unrestricted && unit.failure !== undefined && !unit.failureEnds) throw invalidCdb(1, 5)
+  return unrestricted
+}
 
 function wrongLength(): CheckCondition {
   return new CheckCondition(INVALID_FIELD_IN_CDB, { field: { cdb: true, byte: 7, bit: 7 } })
@@ -175,11 +191,12 @@ function checkOverwrite({ block }: Formatted, list: Uint8Array): void {
 function overwrite(unit: Formatted, task: Task): void {
   const { cdb, command } = task
   unit.checkWritable()
+  const unrestricted = checkedAuse(unit, cdb)
   const length = u16(cdb, 7)
   if (length <= HEADER || length > HEADER + unit.block) throw wrongLength()
   task.receive(length, (list) => {
     checkOverwrite(unit, list)
-    const job = { kind: OVERWRITE, list, initiator: command.initiator } as const
+    const job = { kind: OVERWRITE, list, initiator: command.initiator, unrestricted } as const
     return occupy(unit, task, job, (cdb[1]! & SANITIZE_IMMED) !== 0)
   })
 }
@@ -187,8 +204,9 @@ function overwrite(unit: Formatted, task: Task): void {
 function blockErase(unit: Formatted, task: Task): Now<void> {
   const { cdb, command } = task
   unit.checkWritable()
+  const unrestricted = checkedAuse(unit, cdb)
   if (u16(cdb, 7) !== 0) throw wrongLength()
-  const job = { kind: ERASE, list: new Uint8Array(0), initiator: command.initiator } as const
+  const job = { kind: ERASE, list: new Uint8Array(0), initiator: command.initiator, unrestricted } as const
   return occupy(unit, task, job, (cdb[1]! & SANITIZE_IMMED) !== 0)
 }
 
@@ -224,6 +242,7 @@ export function formatCommands(unit: Formatted): CommandSpec[] {
       action: 0x1f,
       usage: '48 ff 00 00 00 00 00 00 00 00',
       run() {
+        if (unit.failure !== undefined && !unit.failureEnds) throw invalidCdb(1, 4)
         unit.failure = undefined
       },
     },

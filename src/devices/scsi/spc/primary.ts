@@ -17,8 +17,8 @@ const ADDRESSED = 0x00
 const WELL_KNOWN = 0x01
 const ALL = 0x02
 
-/** REPORT LUNS; `luns` in ascending order. */
-export function reportLunsCommand(luns: () => readonly number[]): CommandSpec {
+/** REPORT LUNS; `luns` in ascending order. `reported` is told which initiator port knows them now. */
+export function reportLunsCommand(luns: () => readonly number[], reported: (initiator: number) => void): CommandSpec {
   return {
     name: 'REPORT LUNS',
     opcode: 0xa0,
@@ -37,6 +37,7 @@ export function reportLunsCommand(luns: () => readonly number[]): CommandSpec {
       list.forEach((lun, i) => {
         encodeLun(lun, data, 8 + LUN_BYTES * i)
       })
+      reported(task.command.initiator)
       task.reply(data, allocation)
     },
   }
@@ -69,5 +70,12 @@ export const testUnitReady: CommandSpec = {
 
 /** The three of them for a unit. */
 export function primaryCommands(unit: LogicalUnit): CommandSpec[] {
-  return [testUnitReady, requestSenseCommand(unit), reportLunsCommand(() => unit.luns())]
+  return [
+    testUnitReady,
+    requestSenseCommand(unit),
+    reportLunsCommand(
+      () => unit.luns(),
+      (initiator) => unit.lunsReported(initiator),
+    ),
+  ]
 }

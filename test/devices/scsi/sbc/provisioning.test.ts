@@ -1,6 +1,7 @@
 /** Provisioning, FORMAT UNIT and SANITIZE [SBC-3] 4.7, 4.11, 5.3, 5.28, 5.30, 5.44 to 5.46. */
 import { describe, expect, test } from 'vitest'
 import { Memory } from '../../../../src/block/protocols/memory.ts'
+import type { Saved } from '../../../../src/devices/machine.ts'
 import { diskTarget, firstDifference, hex, numbered, SIZE, turn } from '../initiator.ts'
 
 const CHUNK = 65536 / 512
@@ -385,10 +386,23 @@ describe('[SBC-3] 5.3 FORMAT UNIT, 5.30 SANITIZE', () => {
     expect((await initiator.send('48 02')).status).toBe(0)
     expect((await initiator.send(read)).status).toBe(0)
     faulty.fail('zero', 'EIO')
-    expect((await initiator.send('48 82')).status).toBe(0)
+    expect((await initiator.send('48 a2')).status).toBe(0)
     await turn()
     expect((await initiator.send('00')).bytes[0]).toBe(0x71)
     expect((await initiator.send('48 9f')).status).toBe(0)
+    expect((await initiator.send(read)).status).toBe(0)
+  })
+
+  test('without AUSE only a SANITIZE without AUSE that goes well ends the failure [SBC-3] 4.11.3', async () => {
+    const { initiator, faulty, target } = await diskTarget()
+    faulty.fail('zero', 'EIO')
+    expect(await initiator.send('48 02')).toMatchObject({ sense: '03/31/03' })
+    expect(await initiator.send('48 1f')).toMatchObject({ sense: '05/24/00', field: 'cdb 1.4' })
+    expect(await initiator.send('48 22')).toMatchObject({ sense: '05/24/00', field: 'cdb 1.5' })
+    const second = await diskTarget()
+    await second.target.restore(structuredClone(target.save()) as Saved)
+    expect(await second.initiator.send('48 1f')).toMatchObject({ sense: '05/24/00' })
+    expect((await initiator.send('48 02')).status).toBe(0)
     expect((await initiator.send(read)).status).toBe(0)
   })
 })
