@@ -1,11 +1,13 @@
 /** What the host pays for one request, device by device: `npm run bench -- device [NAME...]`. */
 import { run as ide } from './device/ide.ts'
+import { run as lsi } from './device/lsi.ts'
 import { run as virtio } from './device/virtio.ts'
 
 /** A device's part of this benchmark, by the name that chooses it. */
 const sections: readonly (readonly [name: string, run: () => Promise<void>])[] = [
   ['virtio', virtio],
   ['ide', ide],
+  ['lsi', lsi],
 ]
 
 /** Runs the sections that `args` names, or all; exit status 2 for a name that there is not. */

@@ -18,7 +18,7 @@ export interface BusEvents {
   busFree(): void
 }
 
-const ATTRIBUTES: Readonly<Record<number, Attribute>> = {
+const ATTRIBUTES: Readonly<Partial<Record<number, Attribute>>> = {
   [message.SIMPLE]: 'simple',
   [message.HEAD_OF_QUEUE]: 'head',
   [message.ORDERED]: 'ordered',
@@ -138,28 +138,32 @@ export class ScsiBus {
     else this.#afterMessages(nexus)
   }
 
-  /**
-   * Moves bytes of the asserted phase from the target into `into`, or from it to the target; as many as the phase has. The
-   * answer is later while the target waits for its medium, and 0 if the connection went away meanwhile.
-   */
-  transfer(vec: IoVec): Now<number> {
+  /** Moves bytes of a phase that is no data phase, to the target or from it; as many as the phase has. */
+  exchange(bytes: Uint8Array): number {
     const nexus = this.#current
     if (nexus === undefined) return 0
     switch (this.#phase) {
       case PHASE_MSG_OUT:
-        return this.#takeMessages(nexus, vec)
+        return this.#takeMessages(nexus, bytes)
       case PHASE_COMMAND:
-        return this.#takeCommand(nexus, vec)
+        return this.#takeCommand(nexus, bytes)
       case PHASE_MSG_IN:
-        return this.#giveMessages(nexus, vec)
+        return this.#giveMessages(nexus, bytes)
       case PHASE_STATUS:
-        return this.#giveStatus(nexus, vec)
-      case PHASE_DATA_IN:
-      case PHASE_DATA_OUT:
-        return this.#moveData(nexus, vec)
+        return this.#giveStatus(nexus, bytes)
       default:
         return 0
     }
+  }
+
+  /**
+   * Moves bytes of a data phase from the target into `vec`, or from it to the target; as many as the phase has. The answer is
+   * later while the target waits for its medium, and 0 if the connection went away meanwhile.
+   */
+  transfer(vec: IoVec): Now<number> {
+    const nexus = this.#current
+    if (nexus === undefined || (this.#phase !== PHASE_DATA_IN && this.#phase !== PHASE_DATA_OUT)) return 0
+    return this.#moveData(nexus, vec)
   }
 
   /** SRST/: every connection and command is gone; completes when no memory is touched any more. */
@@ -269,29 +273,30 @@ export class ScsiBus {
     this.#ready.length = 0
   }
 
-  #takeMessages(nexus: Nexus, vec: IoVec): number {
-    const bytes = vec.gather()
+  #takeMessages(nexus: Nexus, bytes: Uint8Array): number {
     this.#attention = false
-    this.#messageOut.push(...bytes)
-    if (this.#messageOut.length > MESSAGE_LIMIT) this.#messageOut = [message.NO_OPERATION]
-    const all = this.#messageOut
+    let all: ArrayLike<number> = bytes
+    if (this.#messageOut.length > 0) {
+      all = [...this.#messageOut, ...bytes]
+      if (all.length > MESSAGE_LIMIT) all = [message.NO_OPERATION]
+    }
     let at = 0
     for (;;) {
       const length = message.messageLength(all, at)
       if (length === undefined) break
-      const ended = this.#message(nexus, all.slice(at, at + length))
+      const ended = this.#message(nexus, all, at, length)
       at += length
       if (ended) return bytes.length
     }
-    this.#messageOut = all.slice(at)
+    if (at < all.length || this.#messageOut.length > 0) this.#messageOut = Array.prototype.slice.call(all, at)
     if (this.#messageOut.length > 0) this.#phase = PHASE_MSG_OUT
     else this.#advance(nexus)
     return bytes.length
   }
 
-  /** Acts on one message; true if the connection is given up for it. */
-  #message(nexus: Nexus, bytes: readonly number[]): boolean {
-    const code = bytes[0]!
+  /** Acts on the message of `length` bytes at `at`; true if the connection is given up for it. */
+  #message(nexus: Nexus, bytes: ArrayLike<number>, at: number, length: number): boolean {
+    const code = bytes[at]!
     if (code & message.IDENTIFY) {
       nexus.identified = true
       nexus.mayDisconnect = (code & message.IDENTIFY_DISCPRIV) !== 0
@@ -301,12 +306,12 @@ export class ScsiBus {
     const attribute = ATTRIBUTES[code]
     if (attribute !== undefined) {
       nexus.attribute = attribute
-      nexus.tag = bytes[1]!
+      nexus.tag = bytes[at + 1]!
       return false
     }
     switch (code) {
       case message.EXTENDED_MESSAGE:
-        nexus.messages.push(...message.negotiate(bytes, this.#wide))
+        nexus.messages.push(...message.negotiate(Array.prototype.slice.call(bytes, at, at + length), this.#wide))
         return false
       case message.NO_OPERATION:
       case message.MESSAGE_REJECT:
@@ -358,16 +363,22 @@ export class ScsiBus {
     this.#ready.splice(0, this.#ready.length, ...left)
   }
 
-  #takeCommand(nexus: Nexus, vec: IoVec): number {
-    const { command } = nexus
-    const bytes = vec.gather()
-    const wanted = lengthOf(command.length > 0 ? command : [...bytes]) ?? bytes.length
-    command.push(...bytes.subarray(0, Math.min(bytes.length, wanted - command.length)))
-    if (command.length < wanted) return bytes.length
+  #takeCommand(nexus: Nexus, bytes: Uint8Array): number {
+    const before = nexus.command.length
+    const wanted = lengthOf(before > 0 ? nexus.command : bytes) ?? bytes.length
+    const more = bytes.subarray(0, wanted - before)
+    if (before === 0) nexus.command = more.slice()
+    else {
+      const command = new Uint8Array(before + more.length)
+      command.set(nexus.command)
+      command.set(more, before)
+      nexus.command = command
+    }
+    if (nexus.command.length < wanted) return bytes.length
     nexus.task = nexus.target.submit({
       initiator: INITIATOR,
       lun: nexus.lun,
-      cdb: Uint8Array.from(command),
+      cdb: nexus.command,
       attribute: nexus.attribute,
       tag: nexus.tag,
       autosense: false,
@@ -378,20 +389,21 @@ export class ScsiBus {
     return bytes.length
   }
 
-  #giveMessages(nexus: Nexus, vec: IoVec): number {
-    const bytes = nexus.messages.splice(0, vec.byteLength)
-    vec.scatter(Uint8Array.from(bytes))
-    vec.filled()
-    if (nexus.messages.length === 0) {
+  #giveMessages(nexus: Nexus, bytes: Uint8Array): number {
+    const { messages } = nexus
+    const length = Math.min(messages.length, bytes.length)
+    for (let i = 0; i < length; i++) bytes[i] = messages[i]!
+    if (length < messages.length) messages.splice(0, length)
+    else {
+      messages.length = 0
       this.#acknowledge = true
       if (nexus.sequel === 'go on') this.#advance(nexus)
     }
-    return bytes.length
+    return length
   }
 
-  #giveStatus(nexus: Nexus, vec: IoVec): number {
-    vec.scatter(Uint8Array.of(nexus.task!.status))
-    vec.filled()
+  #giveStatus(nexus: Nexus, bytes: Uint8Array): number {
+    bytes[0] = nexus.task!.status
     nexus.statusSent = true
     this.#advance(nexus)
     return 1
@@ -514,7 +526,7 @@ export class ScsiBus {
 }
 
 /** Length of the CDB that starts so; undefined if its group leaves that to the initiator. */
-function lengthOf(command: readonly number[]): number | undefined {
+function lengthOf(command: Uint8Array): number | undefined {
   if (command[0] === 0x7f) return command.length > 7 ? Math.min(8 + command[7]!, 260) : 8
   return cdbLength(command[0]!) || undefined
 }

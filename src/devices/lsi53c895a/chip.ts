@@ -35,6 +35,8 @@ export class Lsi53c895a implements PciDevice, ScriptsHost {
   readonly #machine: Bus
   readonly #bytes = new Uint8Array(this.registers.buffer)
   readonly #plain = new Uint8Array(256)
+  /** Dwords of registers that are nothing but memory. */
+  readonly #quiet = new Uint8Array(64)
   readonly #ram: Uint8Array
   readonly #ramView: DataView
   readonly #scripts: ScriptsProcessor
@@ -58,6 +60,8 @@ export class Lsi53c895a implements PciDevice, ScriptsHost {
     this.#ram = new Uint8Array(variant.ramSize)
     this.#ramView = new DataView(this.#ram.buffer)
     for (const [first, last] of reg.PLAIN_REGISTERS) this.#plain.fill(1, first, last + 1)
+    for (const register of reg.QUIET_REGISTERS) this.#quiet[register >>> 2] = 1
+    for (let i = reg.SCRATCHC; i <= reg.CSBC; i += 4) this.#quiet[i >>> 2] = 1
     this.#interrupts = new InterruptUnit(this.registers, (asserted) => machine.intx(asserted))
     this.bus = new ScsiBus(
       options.targets,
@@ -333,6 +337,18 @@ export class Lsi53c895a implements PciDevice, ScriptsHost {
     return new GuestVec(memory).add(low, length)
   }
 
+  view(high: number, low: number, length: number): Uint8Array | undefined {
+    const ram = this.#ramOffset(low, length)
+    if (ram >= 0) return this.#ram.subarray(ram, ram + length)
+    const { memory } = this.#machine
+    if (high !== 0 || !memory.contains(low, length) || !this.config.busMaster) return undefined
+    return memory.ram.subarray(low, low + length)
+  }
+
+  written(low: number, length: number): void {
+    if (this.#ramOffset(low, length) < 0) this.#machine.memory.dirty(low, length)
+  }
+
   copy(fromHigh: number, from: number, toHigh: number, to: number, length: number): boolean {
     const source = this.#registerOffset(from, length)
     const target = this.#registerOffset(to, length)
@@ -341,24 +357,29 @@ export class Lsi53c895a implements PciDevice, ScriptsHost {
       bytes = new Uint8Array(length)
       for (let i = 0; i < length; i++) bytes[i] = this.readRegister(source + i)
     } else {
-      const memory = this.memory(fromHigh, from, length)
+      const memory = this.view(fromHigh, from, length)
       if (memory === undefined) return false
-      bytes = memory.gather()
+      bytes = memory
     }
     if (target >= 0) {
       for (let i = 0; i < length; i++) this.writeRegister(target + i, bytes[i]!)
       return true
     }
-    const memory = this.memory(toHigh, to, length)
-    memory?.scatter(bytes)
-    memory?.filled()
-    return memory !== undefined
+    const into = this.view(toHigh, to, length)
+    if (into === undefined) return false
+    into.set(bytes)
+    this.written(to, length)
+    return true
   }
 
   /** Offset in SCRIPTS RAM of a range of memory addresses; -1 if it is not there. */
   #ramOffset(address: number, length: number): number {
     const offset = address - this.#ramBase
     return this.#ramBase !== 0 && offset >= 0 && offset + length <= this.#ram.length ? offset : -1
+  }
+
+  isQuiet(register: number): boolean {
+    return this.#quiet[register >>> 2] === 1
   }
 
   isRegister(address: number): boolean {

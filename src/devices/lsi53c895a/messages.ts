@@ -33,7 +33,7 @@ const FASTEST_PERIOD = 0x0a
 const DEEPEST_OFFSET = 31
 
 /** Length of the message that starts at `at`, bytes; undefined if its end has not come. */
-export function messageLength(bytes: readonly number[], at: number): number | undefined {
+export function messageLength(bytes: ArrayLike<number>, at: number): number | undefined {
   const code = bytes[at]
   if (code === undefined) return undefined
   let length = 1
@@ -46,7 +46,7 @@ export function messageLength(bytes: readonly number[], at: number): number | un
 }
 
 /** A target's answer to an extended message: the agreement, or MESSAGE REJECT. `wide` is whether the bus has 16 bits. */
-export function negotiate(message: readonly number[], wide: boolean): number[] {
+export function negotiate(message: Iterable<number>, wide: boolean): number[] {
   const [, length, code, first = 0, second = 0, third = 0, fourth = 0] = message
   const width = Math.min(wide ? 1 : 0, code === PARALLEL_PROTOCOL_REQUEST ? fourth : first)
   if (code === SYNCHRONOUS_DATA_TRANSFER_REQUEST && length === 3) {

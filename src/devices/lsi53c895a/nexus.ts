@@ -11,7 +11,8 @@ export interface Nexus {
   mayDisconnect: boolean
   attribute: Attribute
   tag: number
-  readonly command: number[]
+  /** What has come of the CDB. */
+  command: Uint8Array
   task: Task | undefined
   statusSent: boolean
   /** Bytes that are still to be sent in MESSAGE IN. */
@@ -25,6 +26,8 @@ export interface Nexus {
 /** Our number of the one initiator port of this bus. */
 export const INITIATOR = 0
 
+const NOTHING = new Uint8Array(0)
+
 /** A connection with `target`, nothing said yet. */
 export function newNexus(id: number, target: ScsiTarget): Nexus {
   return {
@@ -35,7 +38,7 @@ export function newNexus(id: number, target: ScsiTarget): Nexus {
     mayDisconnect: false,
     attribute: 'untagged',
     tag: 0,
-    command: [],
+    command: NOTHING,
     task: undefined,
     statusSent: false,
     messages: [],
@@ -74,7 +77,7 @@ export function saveNexus(nexus: Nexus): Saved {
     mayDisconnect,
     attribute: ATTRIBUTES.indexOf(nexus.attribute),
     tag,
-    command: Uint8Array.from(nexus.command),
+    command: nexus.command.slice(),
     task: task?.save() ?? null,
     statusSent,
     messages: Uint8Array.from(nexus.messages),
@@ -98,7 +101,7 @@ export function nexusOf(state: Saved, targets: ReadonlyMap<number, ScsiTarget>):
     mayDisconnect: flagOf(saved.mayDisconnect),
     attribute: ATTRIBUTES[numberOf(saved.attribute, ATTRIBUTES.length - 1)]!,
     tag: numberOf(saved.tag, 255),
-    command: [...bytesOf(saved.command, COMMAND_LIMIT)],
+    command: bytesOf(saved.command, COMMAND_LIMIT),
     task: undefined,
     statusSent: flagOf(saved.statusSent),
     messages: [...bytesOf(saved.messages, MESSAGES_LIMIT)],

@@ -175,3 +175,6 @@ export const PLAIN_REGISTERS: readonly (readonly [number, number])[] = [
   [SCRATCHB, DBMS + 3],
   [DNAD64, CSBC + 3],
 ]
+
+/** Dwords below SCRATCHC that keep what is written and do nothing else; from there on all are so. */
+export const QUIET_REGISTERS: readonly number[] = [DSA, TEMP, DNAD, DSPS, SCRATCHA, SCRATCHB]

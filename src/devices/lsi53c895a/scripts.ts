@@ -16,8 +16,14 @@ export interface ScriptsHost {
   fetch(high: number, low: number): number | undefined
   /** The memory of a transfer; undefined where there is none, or not all of it. */
   memory(high: number, low: number, length: number): IoVec | undefined
+  /** The same for a transfer that is over at once: the bytes themselves. */
+  view(high: number, low: number, length: number): Uint8Array | undefined
+  /** Says that such bytes were written. */
+  written(low: number, length: number): void
   /** Copies bytes, to and from the chip's registers too; false where there is no memory. */
   copy(fromHigh: number, from: number, toHigh: number, to: number, length: number): boolean
+  /** Whether the four registers of a dword are nothing but memory. */
+  isQuiet(register: number): boolean
   /** Whether an address is that of a register of the chip. */
   isRegister(address: number): boolean
   dmaInterrupt(bits: number): void
@@ -176,9 +182,8 @@ export class ScriptsProcessor {
     const instruction = this.#host.fetch(high, dsp)
     const operand = this.#host.fetch(high, (dsp + 4) >>> 0)
     if (instruction === undefined || operand === undefined) return this.#fault(reg.DSTAT_BF)
-    this.#registers.setUint8(reg.DCMD, instruction >>> 24)
-    this.#registers.setUint16(reg.DBC, instruction & 0xffff, true)
-    this.#registers.setUint8(reg.DBC + 2, (instruction >>> 16) & 0xff)
+    // DCMD is the fourth byte behind DBC's three
+    this.#set(reg.DBC, instruction)
     this.#set(reg.DSPS, operand)
     this.#set(reg.DSP, dsp + 8)
     if (this.#unanswered && needsTarget(instruction)) {
@@ -257,12 +262,19 @@ export class ScriptsProcessor {
     this.#set(reg.IA, dsp)
     this.#count(count)
     if (bus.phase !== phase) return this.#mismatch(phase, opcode, count, low)
+    this.#idle = 0
+    if (phase > reg.PHASE_DATA_IN) {
+      const bytes = this.#host.view(high, low, count)
+      if (bytes === undefined) return this.#fault(reg.DSTAT_BF)
+      const length = bus.exchange(bytes)
+      if (phase & 1) this.#host.written(low, length)
+      return this.#moved(phase, opcode, count, high, low, length)
+    }
     const memory = this.#host.memory(high, low, count)
     if (memory === undefined) return this.#fault(reg.DSTAT_BF)
-    this.#idle = 0
     const moved = bus.transfer(memory)
-    if (isLater(moved)) return this.#later(moved, { phase, opcode, count, high, low, done: 0 }, memory)
-    return this.#moved(phase, opcode, count, low, memory, moved)
+    if (isLater(moved)) return this.#later(moved, { phase, opcode, count, high, low, done: 0 })
+    return this.#moved(phase, opcode, count, high, low, moved)
   }
 
   /** A block move that a restored state was in the middle of; false if it waits again. */
@@ -272,8 +284,8 @@ export class ScriptsProcessor {
     const memory = this.#host.memory(high, low, count)
     if (memory === undefined) return this.#fault(reg.DSTAT_BF)
     const moved = this.#host.bus.goOnTransfer(memory.slice(done))
-    if (isLater(moved)) return this.#later(moved, move, memory)
-    return this.#moved(phase, opcode, count, low, memory, done + moved)
+    if (isLater(moved)) return this.#later(moved, move)
+    return this.#moved(phase, opcode, count, high, low, done + moved)
   }
 
   #selector(index: number): number {
@@ -282,7 +294,7 @@ export class ScriptsProcessor {
       : this.#get([reg.MMRS, reg.MMWS, reg.SFS, reg.DRS, reg.SBMS, reg.DBMS][index - 16] ?? reg.DBMS)
   }
 
-  #later(moved: Promise<number>, move: Move, memory: IoVec): boolean {
+  #later(moved: Promise<number>, move: Move): boolean {
     const generation = this.#generation
     this.#wait = 'data'
     this.#move = move
@@ -290,20 +302,21 @@ export class ScriptsProcessor {
       if (generation !== this.#generation) return
       this.#wait = 'nothing'
       this.#move = undefined
-      this.#moved(move.phase, move.opcode, move.count, move.low, memory, move.done + length)
+      this.#moved(move.phase, move.opcode, move.count, move.high, move.low, move.done + length)
       this.#host.resume()
     })
     return PAUSE
   }
 
-  #moved(phase: number, opcode: number, count: number, low: number, memory: IoVec, length: number): boolean {
+  #moved(phase: number, opcode: number, count: number, high: number, low: number, length: number): boolean {
     this.#count(count - length)
     this.#set(reg.DNAD, low + length)
     this.#registers.setUint32(reg.SBC, length, true)
     this.#set(reg.CSBC, this.#get(reg.CSBC) + length)
     if (phase & 1 && length > 0) {
-      this.#registers.setUint8(reg.SFBR, memory.slice(0, 1).gather()[0]!)
-      this.#registers.setUint8(reg.SIDL, memory.slice(length - 1, length).gather()[0]!)
+      const bytes = this.#host.view(high, low, length)
+      this.#registers.setUint8(reg.SFBR, bytes?.[0] ?? 0)
+      this.#registers.setUint8(reg.SIDL, bytes?.[length - 1] ?? 0)
     }
     if (length === count) return GO_ON
     if (!this.#host.bus.connected) return this.#running ? this.#pause('phase') : GO_ON
@@ -542,17 +555,14 @@ export class ScriptsProcessor {
     const crosses = length === 0 || (register & 3) + length > 4
     if (crosses || (register & 3) !== (address & 3) || host.isRegister(address)) return this.#fault(reg.DSTAT_IID)
     const high = relative ? this.#get(reg.DRS) : this.#get(load ? reg.MMRS : reg.MMWS)
-    const memory = host.memory(high, address, length)
-    if (memory === undefined) return this.#fault(reg.DSTAT_BF)
-    if (load) {
-      const bytes = memory.gather()
-      for (let i = 0; i < length; i++) host.writeRegister(register + i, bytes[i]!)
-    } else {
-      const bytes = new Uint8Array(length)
-      for (let i = 0; i < length; i++) bytes[i] = host.readRegister(register + i)
-      memory.scatter(bytes)
-      memory.filled()
-    }
+    const bytes = host.view(high, address, length)
+    if (bytes === undefined) return this.#fault(reg.DSTAT_BF)
+    if (length === 4 && host.isQuiet(register)) {
+      if (load) for (let i = 0; i < 4; i++) this.#registers.setUint8(register + i, bytes[i]!)
+      else for (let i = 0; i < 4; i++) bytes[i] = this.#registers.getUint8(register + i)
+    } else if (load) for (let i = 0; i < length; i++) host.writeRegister(register + i, bytes[i]!)
+    else for (let i = 0; i < length; i++) bytes[i] = host.readRegister(register + i)
+    if (!load) host.written(address, length)
     return GO_ON
   }
 }
