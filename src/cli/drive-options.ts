@@ -101,6 +101,7 @@ const DEVICE_KEYS: Readonly<Record<string, readonly [name: string, read: Reader,
   rotation_rate: ['rotationRate', count, ['scsi', 'ide']],
   dpofua: ['dpofua', flag, ['scsi']],
   chip: ['chip', text, ['scsi', 'ide']],
+  scsi: ['scsi', flag, ['virtio']],
 }
 
 const DISCARD_ALIASES: Readonly<Record<string, string>> = { off: 'ignore', on: 'unmap' }

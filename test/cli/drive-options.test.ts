@@ -74,6 +74,7 @@ describe('-drive', () => {
       dpofua: false,
       chip: 'lsi53c810',
     })
+    expect(parseDrive('file=a,scsi=on').device).toEqual({ scsi: true })
     expect(() => parseDrive('file=a,if=ide,lun=1')).toThrow('lun is for if=scsi, not if=ide')
     expect(() => parseDrive('file=a,if=scsi,wwn=abc')).toThrow("wwn is 'abc', must be a number of 64 bits")
   })

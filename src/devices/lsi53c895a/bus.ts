@@ -4,6 +4,7 @@ import { after, all, isLater, type Now, settle } from '../../block/now.ts'
 import type { Saved } from '../machine.ts'
 import { type Attribute, cdbLength, type ScsiTarget, type Task, type TaskManagement } from '../scsi/index.ts'
 import { bytesOf, fieldsOf, flagOf, listOf, numberOf } from '../scsi/saved.ts'
+import { CheckCondition, INITIATOR_DETECTED_ERROR_MESSAGE_RECEIVED } from '../scsi/sense.ts'
 import * as message from './messages.ts'
 import { INITIATOR, managementOf, type Nexus, newNexus, nexusOf, saveNexus } from './nexus.ts'
 import { PHASE_COMMAND, PHASE_DATA_IN, PHASE_DATA_OUT, PHASE_MSG_IN, PHASE_MSG_OUT, PHASE_STATUS } from './registers.ts'
@@ -314,9 +315,19 @@ export class ScsiBus {
         nexus.messages.push(...message.negotiate(Array.prototype.slice.call(bytes, at, at + length), this.#wide))
         return false
       case message.NO_OPERATION:
+        return false
       case message.MESSAGE_REJECT:
+        // Who may not disconnect stays (SPI-3 16.3.3)
+        if (nexus.sequel === 'disconnect') {
+          nexus.sequel = 'go on'
+          nexus.mayDisconnect = false
+        }
+        return false
       case message.MESSAGE_PARITY_ERROR:
+        nexus.messages.unshift(...nexus.said)
+        return false
       case message.INITIATOR_DETECTED_ERROR:
+        nexus.task?.withdraw(new CheckCondition(INITIATOR_DETECTED_ERROR_MESSAGE_RECEIVED))
         return false
       case message.ABORT_TASK_SET:
         return this.#manage(nexus, 'abort task set')
@@ -392,6 +403,7 @@ export class ScsiBus {
   #giveMessages(nexus: Nexus, bytes: Uint8Array): number {
     const { messages } = nexus
     const length = Math.min(messages.length, bytes.length)
+    nexus.said = messages.slice(0, length)
     for (let i = 0; i < length; i++) bytes[i] = messages[i]!
     if (length < messages.length) messages.splice(0, length)
     else {
@@ -434,6 +446,7 @@ export class ScsiBus {
     const { task } = nexus
     if (nexus.messages.length > 0) this.#phase = PHASE_MSG_IN
     else if (this.#attention) this.#phase = PHASE_MSG_OUT
+    else if (nexus.sequel !== 'go on') this.#afterMessages(nexus)
     else if (task === undefined) this.#phase = PHASE_COMMAND
     else if (nexus.statusSent) this.#say(nexus, [message.TASK_COMPLETE], 'end')
     else if (task.phase === 'status') this.#phase = PHASE_STATUS

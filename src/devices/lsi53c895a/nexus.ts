@@ -17,6 +17,8 @@ export interface Nexus {
   statusSent: boolean
   /** Bytes that are still to be sent in MESSAGE IN. */
   messages: number[]
+  /** Those that were sent last, for an initiator that did not get them right. */
+  said: number[]
   /** What follows when the last of them has been taken. */
   sequel: 'go on' | 'disconnect' | 'end'
   /** The task management that ends the connection, while it is under way. */
@@ -27,6 +29,7 @@ export interface Nexus {
 export const INITIATOR = 0
 
 const NOTHING = new Uint8Array(0)
+const NONE: number[] = []
 
 /** A connection with `target`, nothing said yet. */
 export function newNexus(id: number, target: ScsiTarget): Nexus {
@@ -42,6 +45,7 @@ export function newNexus(id: number, target: ScsiTarget): Nexus {
     task: undefined,
     statusSent: false,
     messages: [],
+    said: NONE,
     sequel: 'go on',
     managed: undefined,
   }
@@ -81,6 +85,7 @@ export function saveNexus(nexus: Nexus): Saved {
     task: task?.save() ?? null,
     statusSent,
     messages: Uint8Array.from(nexus.messages),
+    said: Uint8Array.from(nexus.said),
     sequel: SEQUELS.indexOf(nexus.sequel),
     managed: nexus.managed === undefined ? -1 : MANAGEMENT.indexOf(nexus.managed),
   }
@@ -105,6 +110,7 @@ export function nexusOf(state: Saved, targets: ReadonlyMap<number, ScsiTarget>):
     task: undefined,
     statusSent: flagOf(saved.statusSent),
     messages: [...bytesOf(saved.messages, MESSAGES_LIMIT)],
+    said: [...bytesOf(saved.said, MESSAGES_LIMIT)],
     sequel: SEQUELS[numberOf(saved.sequel, SEQUELS.length - 1)]!,
     managed: managed < 0 ? undefined : MANAGEMENT[managed],
   }

@@ -269,7 +269,9 @@ export abstract class MediumUnit extends LogicalUnit {
     this.#preventing.clear()
     this.#stopped = false
     this.reservations.reset()
-    return all([this.#medium?.cancel(), this.diagnostics.stop(), this.modes.reset()])
+    // What the tasks have lent is awaited with them; a read that never ends keeps no reset from its end
+    void this.#medium?.cancel()
+    return all([this.diagnostics.stop(), this.modes.reset()])
   }
 
   protected dropHeld(): void {

@@ -43,6 +43,7 @@ export const INVALID_RELEASE_OF_PERSISTENT_RESERVATION: Condition = [0x5, 0x26, 
 export const COMMAND_SEQUENCE_ERROR: Condition = [0x5, 0x2c, 0x00]
 export const CANNOT_READ_MEDIUM_INCOMPATIBLE_FORMAT: Condition = [0x5, 0x30, 0x02]
 export const SAVING_PARAMETERS_NOT_SUPPORTED: Condition = [0x5, 0x39, 0x00]
+export const INITIATOR_DETECTED_ERROR_MESSAGE_RECEIVED: Condition = [0xb, 0x48, 0x00]
 export const INVALID_MESSAGE_ERROR: Condition = [0xb, 0x49, 0x00]
 export const MEDIUM_REMOVAL_PREVENTED: Condition = [0x5, 0x53, 0x02]
 export const INSUFFICIENT_REGISTRATION_RESOURCES: Condition = [0x5, 0x55, 0x04]

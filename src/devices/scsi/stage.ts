@@ -25,6 +25,11 @@ export class Stages {
     return whole.length >= size ? whole.subarray(0, size) : new Uint8Array(LARGE).subarray(0, size)
   }
 
+  /** Counts a buffer out that a request may still fill. */
+  lose(): void {
+    this.#out--
+  }
+
   /** Gives a buffer back. */
   give(buffer: Uint8Array): void {
     this.#out--

@@ -55,6 +55,8 @@ export class Task {
   #lent: IoVec | undefined
   #abandon: (() => void) | undefined
   #stage: Uint8Array | undefined
+  /** Whether the request under way reads into {@link #stage}. */
+  #ahead = false
   #staged = 0
   #taken = 0
   #failure: unknown
@@ -155,13 +157,15 @@ export class Task {
     if (this.phase === 'status' || this.phase === 'aborted') return
     if (!this.#aborted) this.#announce = announce
     this.#aborted = true
-    if (this.#work === undefined) {
-      this.#enter('aborted')
-      return
-    }
     this.#lent?.revoke()
     this.#abandon?.()
-    return this.#work
+    // A read ahead fills memory that nobody else has: whenever it ends, even never, it does no harm
+    if (this.#ahead) {
+      this.#owner.stages.lose()
+      this.#stage = undefined
+    }
+    if (this.#work !== undefined && !this.#ahead) return this.#work
+    this.#enter('aborted')
   }
 
   /** Whether {@link abort} was called: a command with several steps does not begin the next one. */
@@ -364,13 +368,16 @@ export class Task {
     this.#taken = 0
     this.#staged = 0
     const into = bytesVec(stage.subarray(0, length))
+    this.#ahead = true
     return this.#attempt(
       () => this.#source!.read(this.transferred, into),
       () => {
+        this.#ahead = false
         this.#staged = length
       },
       into,
       (error) => {
+        this.#ahead = false
         const moved = error instanceof CheckCondition ? error.moved : 0
         if (moved === 0 || this.#aborted) this.fail(error)
         else {

@@ -1,17 +1,24 @@
 /** virtio-blk: a PCI function for each disk. */
 import type { Disk } from '../../block/disk.ts'
+import { passthrough } from '../../devices/scsi/index.ts'
 import { type VirtioBlkOptions, virtioBlk } from '../../devices/virtio/index.ts'
 import type { ControllerKind, DriveOptions } from './kind.ts'
 
 /** A disk behind virtio-blk, with the options of that device. */
-export interface VirtioDrive extends DriveOptions, VirtioBlkOptions {
+export interface VirtioDrive extends DriveOptions, Omit<VirtioBlkOptions, 'scsi'> {
   readonly if?: 'virtio'
   readonly media?: 'disk'
   readonly disk: Disk
+  /** Take SCSI commands on the legacy interface; default false. */
+  readonly scsi?: boolean
 }
 
 export const virtio: ControllerKind<VirtioDrive> = {
   if: 'virtio',
   plan: (drives) =>
-    drives.map((drive) => ({ make: virtioBlk(drive.disk, drive), drives: [{ drive, path: 'disk@0,0' }] })),
+    drives.map((drive) => ({ make: virtioBlk(drive.disk, optionsOf(drive)), drives: [{ drive, path: 'disk@0,0' }] })),
+}
+
+function optionsOf({ scsi, ...options }: VirtioDrive): VirtioBlkOptions {
+  return scsi ? { ...options, scsi: passthrough(options.disk) } : options
 }

@@ -530,6 +530,61 @@ describe('messages (SPI-3 16)', () => {
     expect(chip.r32(reg.DSPS)).toBe(4)
   })
 
+  test('MESSAGE PARITY ERROR: the target says it again, and ends then', () => {
+    const chip = ready(machine())
+    chip.put(SCRATCH + 0x30, 0x09)
+    const program = io(chip, TEST_UNIT_READY)
+    program.splice(
+      4,
+      program.length,
+      s.move(1, SCRATCH + 0x21, s.MSG_IN),
+      s.set(s.ATN),
+      s.clear(s.ACK),
+      s.move(1, SCRATCH + 0x30, s.MSG_OUT),
+      s.move(1, SCRATCH + 0x22, s.MSG_IN),
+      s.modify(reg.SCNTL2, 'and', 0x7f),
+      s.clear(s.ACK),
+      s.waitDisconnect(),
+      s.int(0x78),
+    )
+    chip.put(SCRATCH + 0x22, 0xee)
+    expect(chip.run(...program)).toBe(0x78)
+    expect(chip.bytes(SCRATCH + 0x21, 2)).toEqual([0, 0])
+  })
+
+  test('INITIATOR DETECTED ERROR ends the data phase with ABORTED COMMAND', () => {
+    const chip = ready(machine())
+    chip.put(SCRATCH + 0x30, 0x05)
+    const data = [s.move(512, BUFFER, s.DATA_IN), s.set(s.ATN), s.move(1, SCRATCH + 0x30, s.MSG_OUT)]
+    expect(chip.run(...io(chip, READ(4, 2), { data }))).toBe(0x77)
+    expect(chip.bytes(SCRATCH + 0x20, 1)).toEqual([2])
+    chip.run(...io(chip, [3, 0, 0, 0, 18, 0], { data: [s.move(18, BUFFER, s.DATA_IN)] }))
+    expect([chip.bytes(BUFFER + 2, 1), chip.bytes(BUFFER + 12, 2)]).toEqual([[0x0b], [0x48, 0]])
+  })
+
+  test('MESSAGE REJECT of DISCONNECT: the target stays until it has the data', async () => {
+    const chip = ready(machine())
+    chip.faulty.hold()
+    chip.put(SCRATCH + 0x30, 0x07)
+    const program = io(chip, READ(4, 1), {
+      messages: [0xc0],
+      data: [
+        s.move(1, SCRATCH + 0x22, s.MSG_IN),
+        s.set(s.ATN),
+        s.clear(s.ACK),
+        s.move(1, SCRATCH + 0x30, s.MSG_OUT),
+        s.move(512, BUFFER, s.DATA_IN),
+      ],
+    })
+    chip.run(...program)
+    expect(chip.bytes(SCRATCH + 0x22, 1)).toEqual([4])
+    expect(chip.r8(reg.ISTAT0) & reg.ISTAT0_CON).toBe(reg.ISTAT0_CON)
+    chip.faulty.release()
+    await chip.stopped()
+    expect(chip.r32(reg.DSPS)).toBe(0x77)
+    expect(chip.bytes(BUFFER, 512)).toEqual([...chip.content.subarray(4 * 512, 5 * 512)])
+  })
+
   test('SATN/ during the command turns the target to MESSAGE OUT', () => {
     const chip = machine()
     chip.put(SCRATCH, 0x80)
@@ -653,6 +708,37 @@ describe('bad programs', () => {
     }
     chip.run(...io(chip, TEST_UNIT_READY))
     expect(chip.r32(reg.DSPS)).toBe(0x77)
+  })
+
+  test('CVE-2024-6519: a program resets bus and chip under its own commands, whose answers come later', async () => {
+    for (const [register, value] of [
+      [reg.SCNTL1, reg.SCNTL1_RST],
+      [reg.ISTAT0, reg.ISTAT0_SRST],
+    ] as const) {
+      const chip = ready(machine())
+      chip.faulty.hold()
+      chip.put(TABLE + (register & 3), value)
+      chip.run(
+        ...slowRead(chip, 1, 16),
+        ...slowRead(chip, 2, 32),
+        s.memoryMove(1, TABLE + (register & 3), chip.base + register),
+        ...takeReselection(BUFFER + 0x8000, BUFFER),
+        s.int(0x66),
+      )
+      await microtasks()
+      chip.put(BUFFER, ...new Array<number>(8192).fill(0xee))
+      chip.faulty.release()
+      await microtasks()
+      chip.bus.clock.turn()
+      expect(chip.bytes(BUFFER, 8192).every((byte) => byte === 0xee)).toBe(true)
+      chip.w8(register, 0)
+      chip.r16(reg.SIST0)
+      chip.r8(reg.DSTAT)
+      chip.run(...io(chip, TEST_UNIT_READY))
+      await chip.stopped()
+      expect(chip.r32(reg.DSPS)).toBe(0x77)
+      expect(chip.bytes(SCRATCH + 0x20, 1)).toEqual([2])
+    }
   })
 
   test('random words are run without an exception, and the chip can be reset after them', async () => {

@@ -165,6 +165,25 @@ describe('[SAM-5] 7.2 ABORT TASK', () => {
     expect(target.manage(request)).toBe('complete')
   })
 
+  test.each([
+    ['ABORT TASK', { function: 'abort task', initiator: 7, lun: 0, tag: 1 }],
+    ['ABORT TASK SET', { function: 'abort task set', initiator: 7, lun: 0 }],
+    ['TARGET RESET', { function: 'target reset', initiator: 7 }],
+  ] as const)('a read ahead whose answer is lost does not keep %s from its end', async (_, request) => {
+    const { initiator, target, faulty } = await held()
+    const lost = initiator.submit(READ, { tag: 1 })
+    void lost.prepare()
+    await turn()
+    expect(target.manage(request)).toBe('complete')
+    expect(lost.phase).toBe('aborted')
+    const late = faulty.held
+    await initiator.ready()
+    faulty.release()
+    expect(late).toBe(1)
+    const { data } = await initiator.send('28 00 00 00 00 00 00 00 01')
+    expect(data.length).toBe(512)
+  })
+
   test('a task that the error policy holds is dropped, and nothing of it happens later', async () => {
     const { initiator, target, faulty, disk } = await diskTarget({ disk: { werror: 'stop', rerror: 'stop' } })
     faulty.fail('write', 'EIO', 2)
