@@ -5,11 +5,11 @@ import { GuestVec } from '../dma.ts'
 import type { Bus, PciDevice, Saved, Window } from '../machine.ts'
 import { PciConfig } from '../pci.ts'
 import type { ScsiTarget } from '../scsi/index.ts'
-import { bytesOf, fieldsOf, flagOf, listOf, numberOf } from '../scsi/saved.ts'
 import { ScsiBus } from './bus.ts'
 import { InterruptUnit } from './interrupts.ts'
 import * as reg from './registers.ts'
-import { type Move, type ProcessorState, type ScriptsHost, ScriptsProcessor } from './scripts.ts'
+import { saveState, stateOf } from './saved.ts'
+import { type ScriptsHost, ScriptsProcessor } from './scripts.ts'
 import { type Variant, variants } from './variants.ts'
 
 export interface LsiOptions {
@@ -21,7 +21,6 @@ export interface LsiOptions {
 
 /** Unit of the general purpose timer: 4340 cycles of the 40 MHz clock, ms. */
 const TIMER_UNIT = 4340 / 40000
-const TIMER_LIMIT = Math.ceil(TIMER_UNIT * 2 ** reg.STIME1_GEN)
 /** Turns of the event loop after which a chip that does not come to rest is taken as it is. */
 const REST_TURNS = 1000
 
@@ -437,16 +436,15 @@ export class Lsi53c895a implements PciDevice, ScriptsHost {
   }
 
   save(): Saved {
-    const { move, ...processor } = this.#scripts.state
-    return {
+    return saveState({
       registers: this.#bytes.slice(),
       ram: this.#ram.slice(),
       config: this.config.save(),
-      processor: { ...processor, move: move === undefined ? null : { ...move } },
+      processor: this.#scripts.state,
       interrupts: this.#interrupts.stacked,
       timer: this.#timer === undefined ? -1 : Math.max(Math.ceil(this.#timerEnd - this.#machine.clock.now()), 0),
       bus: this.bus.save(),
-    }
+    })
   }
 
   restore(state: Saved): void {
@@ -483,53 +481,5 @@ export class Lsi53c895a implements PciDevice, ScriptsHost {
     bytes[reg.GPCNTL0] = 0x0f
     bytes[reg.MBOX0] = 0
     this.#interrupts.reset()
-  }
-}
-
-interface LsiState {
-  readonly registers: Uint8Array
-  readonly ram: Uint8Array
-  readonly config: Uint8Array
-  readonly processor: ProcessorState
-  readonly interrupts: readonly [dma: number, scsi: number]
-  readonly timer: number
-  readonly bus: Saved
-}
-
-function stateOf(state: Saved, ramSize: number): LsiState {
-  const saved = fieldsOf(state)
-  const registers = bytesOf(saved.registers, 256)
-  const ram = bytesOf(saved.ram, ramSize)
-  const config = bytesOf(saved.config, 256)
-  if (registers.length !== 256 || ram.length !== ramSize || config.length !== 256) {
-    throw new RangeError('this is not the state of this chip')
-  }
-  const processor = fieldsOf(saved.processor)
-  const [dma, scsi] = listOf(saved.interrupts, 2)
-  return {
-    registers,
-    ram,
-    config,
-    processor: {
-      running: flagOf(processor.running),
-      carry: flagOf(processor.carry),
-      unanswered: flagOf(processor.unanswered),
-      move: processor.move === null ? undefined : moveOf(fieldsOf(processor.move)),
-    },
-    interrupts: [numberOf(dma, reg.DSTAT_INTERRUPTS), numberOf(scsi, 0xffff)],
-    timer: numberOf(saved.timer, TIMER_LIMIT, -1),
-    bus: saved.bus ?? null,
-  }
-}
-
-function moveOf(saved: { readonly [key: string]: Saved }): Move {
-  const count = numberOf(saved.count, 0xffffff)
-  return {
-    phase: numberOf(saved.phase, 7),
-    opcode: numberOf(saved.opcode, 0xff),
-    count,
-    high: numberOf(saved.high, 0xffffffff),
-    low: numberOf(saved.low, 0xffffffff),
-    done: numberOf(saved.done, count),
   }
 }

@@ -1,6 +1,7 @@
 /** The SCSI SCRIPTS processor: every instruction of the 53C895A (technical manual, chapter 5). */
 import type { IoVec } from '../../block/iovec.ts'
 import { isLater } from '../../block/now.ts'
+import { Alu } from './alu.ts'
 import type { ScsiBus } from './bus.ts'
 import * as reg from './registers.ts'
 
@@ -69,10 +70,10 @@ const PAUSE = false
 export class ScriptsProcessor {
   readonly #host: ScriptsHost
   readonly #registers: DataView
+  readonly #alu = new Alu()
   #running = false
   #executing = false
   #wait: Wait = 'nothing'
-  #carry = false
   #idle = 0
   #generation = 0
   /** The last SELECT will time out: SCRIPTS go on meanwhile, up to the first instruction that needs the target. */
@@ -98,7 +99,7 @@ export class ScriptsProcessor {
     const progress = this.#wait === 'data' ? this.#host.bus.progress : 0
     return {
       running: this.#running,
-      carry: this.#carry,
+      carry: this.#alu.carry,
       unanswered: this.#unanswered,
       move: move && { ...move, done: move.done + progress },
     }
@@ -107,7 +108,7 @@ export class ScriptsProcessor {
   /** Takes up a saved state; the registers are restored already. {@link run} goes on. */
   restore(state: ProcessorState): void {
     this.reset()
-    this.#carry = state.carry
+    this.#alu.carry = state.carry
     if (!state.running) return
     this.start()
     this.#unanswered = state.unanswered
@@ -135,7 +136,7 @@ export class ScriptsProcessor {
   /** Power-on state. */
   reset(): void {
     this.stop()
-    this.#carry = false
+    this.#alu.carry = false
   }
 
   /** Goes on if what was waited for may have come. */
@@ -426,7 +427,7 @@ export class ScriptsProcessor {
 
   #setClear(instruction: number, value: boolean): boolean {
     const { bus } = this.#host
-    if (instruction & (1 << 10)) this.#carry = value
+    if (instruction & (1 << 10)) this.#alu.carry = value
     if (instruction & (1 << 9)) this.#setRole(value)
     if (instruction & (1 << 3)) {
       if (value) bus.setAttention()
@@ -452,35 +453,10 @@ export class ScriptsProcessor {
     const sfbr = this.#registers.getUint8(reg.SFBR)
     const source = opcode === 5 ? sfbr : operator === 0 ? 0 : host.readRegister(register)
     const operand = instruction & (1 << 23) && opcode !== 6 ? sfbr : immediate
-    const result = this.#alu(operator, source, operand)
+    const result = this.#alu.run(operator, source, operand)
     if (opcode === 6) this.#registers.setUint8(reg.SFBR, result)
     else host.writeRegister(register, result)
     return GO_ON
-  }
-
-  #alu(operator: number, source: number, operand: number): number {
-    const carry = this.#carry ? 1 : 0
-    switch (operator) {
-      case 0:
-        return operand
-      case 1:
-        this.#carry = (source & 0x80) !== 0
-        return ((source << 1) | carry) & 0xff
-      case 2:
-        return source | operand
-      case 3:
-        return source ^ operand
-      case 4:
-        return source & operand
-      case 5:
-        this.#carry = (source & 1) !== 0
-        return (source >>> 1) | (carry << 7)
-      default: {
-        const sum = source + operand + (operator === 7 ? carry : 0)
-        this.#carry = sum > 0xff
-        return sum & 0xff
-      }
-    }
   }
 
   // ---- transfer control (5.6) ----
@@ -518,7 +494,7 @@ export class ScriptsProcessor {
 
   /** Whether all comparisons come out as `wanted`: both must be false to branch on false (5.6.1, True/False Jump). */
   #compare(instruction: number, wanted: boolean): boolean {
-    if (instruction & (1 << 21) && this.#carry !== wanted) return false
+    if (instruction & (1 << 21) && this.#alu.carry !== wanted) return false
     if (instruction & (1 << 17)) {
       const phase = this.#host.bus.phase ?? reg.PHASE_DATA_OUT
       if ((phase === ((instruction >>> 24) & 7)) !== wanted) return false
