@@ -5,8 +5,9 @@ import type { Saved } from '../machine.ts'
 import { type Attribute, cdbLength, type ScsiTarget, type Task, type TaskManagement } from '../scsi/index.ts'
 import { bytesOf, fieldsOf, flagOf, listOf, numberOf } from '../scsi/saved.ts'
 import { CheckCondition, INITIATOR_DETECTED_ERROR_MESSAGE_RECEIVED } from '../scsi/sense.ts'
+import { Connections, connectionsOf } from './connections.ts'
 import * as message from './messages.ts'
-import { INITIATOR, managementOf, type Nexus, newNexus, nexusOf, saveNexus } from './nexus.ts'
+import { INITIATOR, managementOf, type Nexus, newNexus } from './nexus.ts'
 import { PHASE_COMMAND, PHASE_DATA_IN, PHASE_DATA_OUT, PHASE_MSG_IN, PHASE_MSG_OUT, PHASE_STATUS } from './registers.ts'
 
 /** What the chip wants to hear of. */
@@ -28,8 +29,6 @@ const ATTRIBUTES: Readonly<Partial<Record<number, Attribute>>> = {
 
 /** Message bytes that a target takes without an end before it gives up: no agreement needs as many. */
 const MESSAGE_LIMIT = 300
-/** Connections of a saved state: all that the targets' task sets take, and more. */
-const NEXUS_LIMIT = 16 * 512
 
 /** The bus with its targets. The chip is the initiator and drives it; nothing here throws. */
 export class ScsiBus {
@@ -42,10 +41,7 @@ export class ScsiBus {
   #messageOut: number[] = []
   /** Set between the last byte of MESSAGE IN and the release of SACK/: what the message announced happens then. */
   #acknowledge = false
-  /** Whose commands have not ended, in the order in which they came. */
-  readonly #commands = new Set<Nexus>()
-  readonly #away = new Set<Nexus>()
-  readonly #ready: Nexus[] = []
+  readonly #connections = new Connections()
   #generation = 0
   /** Whose data the transfer under way moves, and what it had moved before. */
   #moving: Nexus | undefined
@@ -77,7 +73,7 @@ export class ScsiBus {
 
   /** Whether a target waits for the bus to reselect. */
   get isReselecting(): boolean {
-    return this.#ready.length > 0
+    return this.#connections.isReselecting
   }
 
   /** Whether the connection is over but for the release of SACK/. */
@@ -99,9 +95,8 @@ export class ScsiBus {
 
   /** Lets the first waiting target reselect; its id, or undefined if none waits. */
   reselect(): number | undefined {
-    const nexus = this.#ready.shift()
+    const nexus = this.#connections.next()
     if (nexus === undefined) return undefined
-    this.#away.delete(nexus)
     this.#current = nexus
     this.#messageOut = []
     const tag = nexus.attribute === 'untagged' ? [] : [message.SIMPLE, nexus.tag]
@@ -187,15 +182,9 @@ export class ScsiBus {
 
   /** The targets with all their commands, in the order in which these came. */
   save(): Saved {
-    const nexuses = [...this.#commands]
-    const current = this.#current
-    if (current !== undefined && !this.#commands.has(current)) nexuses.push(current)
     return {
       targets: [...this.#targets].map(([id, target]) => ({ id, units: target.save() })),
-      nexuses: nexuses.map(saveNexus),
-      current: current === undefined ? -1 : nexuses.indexOf(current),
-      away: [...this.#away].map((nexus) => nexuses.indexOf(nexus)),
-      ready: this.#ready.map((nexus) => nexuses.indexOf(nexus)),
+      connections: this.#connections.save(this.#current),
       phase: this.#phase ?? -1,
       attention: this.#attention,
       acknowledge: this.#acknowledge,
@@ -212,15 +201,7 @@ export class ScsiBus {
     const targets = listOf(saved.targets, 16).map(fieldsOf)
     if (targets.length !== this.#targets.size)
       throw new RangeError(`the saved SCSI state has ${targets.length} targets`)
-    const found = listOf(saved.nexuses, NEXUS_LIMIT).map((one) => nexusOf(one, this.#targets))
-    const pick = (index: Saved): Nexus => {
-      const one = found[numberOf(index, found.length - 1)]
-      if (one === undefined) throw new RangeError('the saved SCSI state names a connection that is not there')
-      return one.nexus
-    }
-    const current = numberOf(saved.current, found.length - 1, -1)
-    const away = listOf(saved.away, NEXUS_LIMIT).map(pick)
-    const ready = listOf(saved.ready, NEXUS_LIMIT).map(pick)
+    const { nexuses, current, away } = connectionsOf(saved.connections, this.#targets)
     const phase = numberOf(saved.phase, 7, -1)
     const [attention, acknowledge] = [flagOf(saved.attention), flagOf(saved.acknowledge)]
     const messageOut = [...bytesOf(saved.messageOut, MESSAGE_LIMIT + 4)]
@@ -233,22 +214,21 @@ export class ScsiBus {
     const generation = this.#generation
     return after(all(units), () => {
       if (generation !== this.#generation) return
-      for (const { nexus, task } of found) {
+      for (const { nexus, task } of nexuses) {
         if (task === null) continue
         nexus.task = nexus.target.resume(task)
-        this.#commands.add(nexus)
+        this.#connections.began(nexus)
       }
-      this.#current = current < 0 ? undefined : found[current]!.nexus
+      this.#current = current
       this.#phase = phase < 0 ? undefined : phase
       this.#attention = attention
       this.#acknowledge = acknowledge
       this.#messageOut = messageOut
-      for (const nexus of away) this.#away.add(nexus)
+      for (const nexus of away) this.#connections.left(nexus)
       // What was read ahead is not in a saved state: who waited to reselect does so again when it is there
-      for (const nexus of new Set([...ready, ...away])) this.#arrived(nexus)
-      const connected = this.#current
-      if (connected?.managed !== undefined) this.#manage(connected, connected.managed)
-      else if (connected !== undefined && phase < 0 && !moving) this.#advance(connected)
+      for (const nexus of away) this.#arrived(nexus)
+      if (current?.managed !== undefined) this.#manage(current, current.managed)
+      else if (current !== undefined && phase < 0 && !moving) this.#advance(current)
     })
   }
 
@@ -269,9 +249,7 @@ export class ScsiBus {
     this.#attention = false
     this.#acknowledge = false
     this.#moving = undefined
-    this.#commands.clear()
-    this.#away.clear()
-    this.#ready.length = 0
+    this.#connections.clear()
   }
 
   #takeMessages(nexus: Nexus, bytes: Uint8Array): number {
@@ -369,9 +347,7 @@ export class ScsiBus {
       other.id === nexus.id &&
       (request.function === 'target reset' ||
         (other.lun === nexus.lun && (request.function !== 'abort task' || other.tag === nexus.tag)))
-    for (const other of this.#away) if (gone(other)) this.#drop(other)
-    const left = this.#ready.filter((other) => !gone(other))
-    this.#ready.splice(0, this.#ready.length, ...left)
+    this.#connections.forget(gone)
   }
 
   #takeCommand(nexus: Nexus, bytes: Uint8Array): number {
@@ -394,7 +370,7 @@ export class ScsiBus {
       tag: nexus.tag,
       autosense: false,
     })
-    this.#commands.add(nexus)
+    this.#connections.began(nexus)
     this.#advance(nexus)
     // What is longer than the command is padding: SeaBIOS sends 16 bytes whatever the group.
     return bytes.length
@@ -486,10 +462,10 @@ export class ScsiBus {
 
   /** What a disconnected command waited for is there. */
   #arrived(nexus: Nexus): void {
-    if (!this.#away.has(nexus) || this.#ready.includes(nexus)) return
+    if (!this.#connections.isWaiting(nexus)) return
     const task = nexus.task!
     if (task.phase === 'aborted') {
-      this.#drop(nexus)
+      this.#connections.drop(nexus)
       return
     }
     const more =
@@ -502,13 +478,8 @@ export class ScsiBus {
       more.then(again, again)
       return
     }
-    this.#ready.push(nexus)
+    this.#connections.arrived(nexus)
     this.#events.reselecting()
-  }
-
-  #drop(nexus: Nexus): void {
-    this.#away.delete(nexus)
-    this.#commands.delete(nexus)
   }
 
   #say(nexus: Nexus, bytes: readonly number[], sequel: Nexus['sequel']): void {
@@ -521,7 +492,7 @@ export class ScsiBus {
     if (nexus.sequel === 'end') this.#free()
     else if (nexus.sequel === 'disconnect') {
       nexus.sequel = 'go on'
-      this.#away.add(nexus)
+      this.#connections.left(nexus)
       this.#free()
       this.#arrived(nexus)
     }
@@ -529,7 +500,7 @@ export class ScsiBus {
 
   #free(): void {
     const nexus = this.#current
-    if (nexus !== undefined && !this.#away.has(nexus)) this.#commands.delete(nexus)
+    if (nexus !== undefined) this.#connections.ended(nexus)
     this.#current = undefined
     this.#phase = undefined
     this.#attention = false
