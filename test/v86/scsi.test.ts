@@ -89,14 +89,23 @@ describe('places', () => {
     ['Cannot attach a drive as LUN 64: it must be 0 to 63', [{ disk: disk(), lun: 64 }]],
     ['Cannot attach 16 drives: there are 15 SCSI IDs', Array.from({ length: 16 }, () => ({ disk: disk() }))],
     [
-      'Cannot attach SCSI drives to lsi53c810 and lsi53c895a: they share one controller',
-      [
-        { disk: disk(), chip: 'lsi53c810' },
-        { disk: disk(), chip: 'lsi53c895a' },
-      ],
+      'Cannot attach a drive to lsi53c1030: there are lsi53c895a, lsi53c810',
+      [{ disk: disk(), chip: 'lsi53c1030' as 'lsi53c810' }],
     ],
   ])('%s', (message, drives) => {
     expect(() => plan(...drives)).toThrow(message)
+  })
+
+  test('each chip is a controller of its own', () => {
+    const controllers = scsi.plan([
+      { if: 'scsi', disk: disk() },
+      { if: 'scsi', disk: disk(), chip: 'lsi53c810' },
+      { if: 'scsi', disk: disk() },
+    ])
+    expect(controllers.map(({ drives }) => drives.map(({ path }) => path))).toEqual([
+      ['*@0/*@0,0', '*@0/*@1,0'],
+      ['*@0/*@0,0'],
+    ])
   })
 
   test('a target answers for its LUNs, and says which there are', () => {

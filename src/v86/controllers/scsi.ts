@@ -2,8 +2,8 @@
 import type { Disk } from '../../block/disk.ts'
 import { BlockError } from '../../block/error.ts'
 import { type LsiOptions, lsi53c895a } from '../../devices/lsi53c895a/index.ts'
-import { CdUnit, DiskUnit, ScsiTarget, type UnitOptions } from '../../devices/scsi/index.ts'
-import type { ControllerKind, DriveOptions } from './kind.ts'
+import { CdUnit, DiskUnit, type PortFlags, ScsiTarget, type UnitOptions } from '../../devices/scsi/index.ts'
+import type { Controller, ControllerKind, DriveOptions } from './kind.ts'
 
 /** A disk or a CD-ROM drive on the SCSI controller, with the properties of `-device scsi-hd` and `scsi-cd`. */
 export interface ScsiDrive extends DriveOptions, UnitOptions {
@@ -17,14 +17,16 @@ export interface ScsiDrive extends DriveOptions, UnitOptions {
   readonly index?: number
   /** Number of the logical unit on its target, 0 (default) to 63. */
   readonly lun?: number
-  /** Which chip the controller is, for all its drives; default `lsi53c895a`. A `lsi53c810` has the IDs 0 to 6. */
+  /** Which chip it is on, each kind being a controller of its own; default `lsi53c895a`. A `lsi53c810` has the IDs 0 to 6. */
   readonly chip?: NonNullable<LsiOptions['model']>
   readonly serial?: string
 }
 
 // SYNC, and WBUS16 where the bus is wide: what drivers then negotiate (SPI-4 15.3.1)
-const NARROW = { flags: { byte7: 0x10 }, ids: [0, 1, 2, 3, 4, 5, 6] }
-const WIDE = { flags: { byte7: 0x30 }, ids: [...NARROW.ids, 8, 9, 10, 11, 12, 13, 14, 15] }
+const BUSES: Readonly<Record<string, { readonly flags: PortFlags; readonly ids: readonly number[] }>> = {
+  lsi53c895a: { flags: { byte7: 0x30 }, ids: [0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15] },
+  lsi53c810: { flags: { byte7: 0x10 }, ids: [0, 1, 2, 3, 4, 5, 6] },
+}
 
 /** LUNs that IDENTIFY can name. */
 const LUNS = 64
@@ -32,25 +34,34 @@ const LUNS = 64
 export const scsi: ControllerKind<ScsiDrive> = {
   if: 'scsi',
   plan(drives) {
-    const chips = new Set(drives.flatMap(({ chip }) => chip ?? []))
-    if (chips.size > 1) {
-      throw new BlockError(
-        'EINVAL',
-        `Cannot attach SCSI drives to ${[...chips].join(' and ')}: they share one controller`,
-      )
-    }
-    const [chip] = chips
-    const { flags, ids } = chip === 'lsi53c810' ? NARROW : WIDE
-    const targets = new Map<number, ScsiTarget>()
-    const units = drives.map((drive) => unitOf(drive))
-    const planned = placesOf(drives, ids).map(({ id, lun }, at) => {
-      const unit = units[at]!
-      const target = targets.get(id) ?? new ScsiTarget({ portFlags: flags })
-      targets.set(id, target.attach(lun, unit))
-      return { drive: drives[at]!, path: `*@0/*@${id.toString(16)},${lun.toString(16)}`, tray: () => trayOf(unit) }
-    })
-    return [{ make: lsi53c895a({ targets, ...(chip === undefined ? {} : { model: chip }) }), drives: planned }]
+    const chips = [...new Set(drives.map(chipOf))]
+    return chips.map((chip) =>
+      controllerOf(
+        chip,
+        drives.filter((drive) => chipOf(drive) === chip),
+      ),
+    )
   },
+}
+
+type Chip = NonNullable<LsiOptions['model']>
+
+const chipOf = ({ chip = 'lsi53c895a' }: ScsiDrive): Chip => chip
+
+function controllerOf(chip: Chip, drives: readonly ScsiDrive[]): Controller<ScsiDrive> {
+  const bus = BUSES[chip]
+  if (bus === undefined) {
+    throw new BlockError('EINVAL', `Cannot attach a drive to ${chip}: there are ${Object.keys(BUSES).join(', ')}`)
+  }
+  const targets = new Map<number, ScsiTarget>()
+  const units = drives.map((drive) => unitOf(drive))
+  const planned = placesOf(drives, bus.ids).map(({ id, lun }, at) => {
+    const unit = units[at]!
+    const target = targets.get(id) ?? new ScsiTarget({ portFlags: bus.flags })
+    targets.set(id, target.attach(lun, unit))
+    return { drive: drives[at]!, path: `*@0/*@${id.toString(16)},${lun.toString(16)}`, tray: () => trayOf(unit) }
+  })
+  return { make: lsi53c895a({ targets, model: chip }), drives: planned }
 }
 
 function unitOf(drive: ScsiDrive): CdUnit | DiskUnit {
