@@ -1,10 +1,14 @@
 /** create, info, check, map, compare, resize and snapshot print and do what qemu-img's do. */
-import { describe } from 'vitest'
-import { lacks } from '../tools.ts'
-import { scenario } from './img-golden.ts'
+import { spawn, spawnSync } from 'node:child_process'
+import { afterAll, describe, expect, test } from 'vitest'
+import { lacks, temporaryFolder } from '../tools.ts'
+import { normal, ours, scenario, theirs } from './img-golden.ts'
 
 const io = (format: string, name: string, ...commands: readonly string[]) =>
   `qemu-io -f ${format} ${commands.map((command) => `-c '${command}'`).join(' ')} ${name} > /dev/null`
+
+const folder = temporaryFolder()
+afterAll(() => folder.remove())
 
 const INPUTS = [
   'qemu-img create -q -f qcow2 a.qcow2 4M',
@@ -307,5 +311,77 @@ describe.skipIf(lacks('qemu-img', 'qemu-io'))('img', () => {
   scenario({
     title: 'the command line itself',
     run: ['foo', '', '--foo', '-x'].map((line) => line),
+  })
+
+  test.each(['vmdk', 'vdi', 'vpc', 'vhdx', 'parallels', 'luks'])(
+    '%s is refused by name, not taken for raw',
+    async (format) => {
+      const name = folder.file(`image.${format}`)
+      const secret = format === 'luks' ? ['--object', 'secret,id=s,data=x', '-o', 'key-secret=s,iter-time=10'] : []
+      expect(theirs(['create', '-q', '-f', format, ...secret, name, '1M'], folder.path).err).toBe('')
+      for (const line of [
+        ['info', name],
+        ['convert', name, folder.file('out')],
+        ['check', name],
+      ]) {
+        const { err, status } = await ours(line)
+        expect(status).toBe(1)
+        expect(err).toContain(`Could not open '${name}': `)
+        expect(err).toContain(`'${format}' is not supported`)
+      }
+    },
+  )
+
+  test('an encrypted qcow2 image is refused by name', async () => {
+    const name = folder.file('secret.qcow2')
+    const options = 'encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10'
+    theirs(['create', '-q', '-f', 'qcow2', '--object', 'secret,id=s,data=x', '-o', options, name, '1M'], folder.path)
+    const { err, status } = await ours(['convert', name, folder.file('out')])
+    expect(status).toBe(1)
+    expect(err).toContain('encrypted (LUKS)')
+  })
+
+  test('an image that another program writes to is left alone, with the same words', async () => {
+    const [held, other] = [folder.file('held.qcow2'), folder.file('other.raw')]
+    theirs(['create', '-q', '-f', 'qcow2', held, '1M'], folder.path)
+    theirs(['create', '-q', '-f', 'raw', other, '1M'], folder.path)
+    const holder = spawn('qemu-io', ['-f', 'qcow2', held], { stdio: ['pipe', 'pipe', 'ignore'] })
+    try {
+      await new Promise((resolve) => {
+        holder.stdout.on('data', (text: Buffer) => text.includes('qemu-io>') && resolve(undefined))
+        holder.stdin.write('write 0 512\n')
+      })
+      for (const args of [
+        ['info', held],
+        ['info', '-U', held],
+        ['map', held],
+        ['resize', held, '2M'],
+        ['check', '-r', 'all', held],
+        ['snapshot', '-c', 'x', held],
+        ['create', '-f', 'qcow2', held, '1M'],
+        ['convert', '-f', 'raw', '-O', 'qcow2', other, held],
+        ['convert', '-n', '-f', 'raw', '-O', 'qcow2', other, held],
+        ['dd', '-f', 'raw', '-O', 'qcow2', `if=${other}`, `of=${held}`],
+        ['rebase', '-u', '-b', '', held],
+        ['compare', held, other],
+        ['amend', '-o', 'compat=1.1', held],
+        ['commit', held],
+        ['bitmap', '--add', held, 'x'],
+        ['measure', '-O', 'qcow2', held],
+      ]) {
+        const wanted = theirs(args, folder.path)
+        const got = await ours(args)
+        expect({ args, status: got.status, out: normal(got.out), err: normal(got.err) }).toEqual({
+          args,
+          status: wanted.status,
+          out: normal(wanted.out),
+          err: normal(wanted.err),
+        })
+      }
+    } finally {
+      holder.stdin.end()
+      await new Promise((resolve) => holder.once('close', resolve))
+    }
+    expect(spawnSync('qemu-img', ['check', held]).status).toBe(0)
   })
 })

@@ -1,17 +1,16 @@
 /** `block86 img bench`: measures requests on an image, with the options and the output of `qemu-img bench`. */
 import type { BlockDevice } from '../../block/device.ts'
 import type { CacheMode } from '../../block/disk.ts'
-import { BlockError, errnoOf } from '../../block/error.ts'
 import { bytesVec } from '../../block/iovec.ts'
-import type { ImageOptions } from '../../block/open.ts'
 import { kick } from '../../block/turn.ts'
-import { getopt, type Option, UsageError } from '../getopt.ts'
-import { openNode } from '../nodes.ts'
+import type { Option, Parsed } from '../getopt.ts'
 import { parseSize } from '../units.ts'
-import { type Console, Failure, type Output, PROGRAM } from './console.ts'
+import { parse } from './arguments.ts'
+import { type Console, Failure, misuse, PROGRAM, printer } from './console.ts'
+import { type Flags, openGiven } from './open.ts'
+import { strerror } from './reasons.ts'
 
 const OPTIONS: readonly Option[] = [
-  { short: 'h', long: 'help' },
   { short: 'c', long: 'count', value: true },
   { short: 'd', long: 'depth', value: true },
   { short: 'f', long: 'format', value: true },
@@ -28,8 +27,6 @@ const OPTIONS: readonly Option[] = [
   { long: 'no-drain' },
   { long: 'pattern', value: true },
   { long: 'warm-up', value: true },
-  { long: 'image-opts' },
-  { long: 'object', value: true },
 ]
 
 const USAGE = `usage: block86 img bench [-c COUNT] [-d DEPTH] [-f FMT] [--flush-interval=INTERVAL] [-i AIO] [-n] [--no-drain]
@@ -148,29 +145,15 @@ class Run {
   }
 }
 
-/** Runs the verb on a console. */
-export async function benchCommand(argv: readonly string[], console: Console): Promise<number> {
-  try {
-    return await bench(argv, console.out)
-  } catch (error) {
-    if (error instanceof UsageError) throw new Failure(error.message.replace(/\n/g, `\n${PROGRAM}: `))
-    throw error
-  }
-}
-
-/** Runs the verb with what follows it on the command line; resolves to the exit status. */
-export async function bench(argv: readonly string[], out: Output = process.stdout): Promise<number> {
-  const parsed = getopt(argv, OPTIONS)
-  if (parsed.has('help')) {
-    out.write(USAGE)
-    return 0
-  }
+/** Runs the verb. */
+export async function bench(argv: readonly string[], console: Console): Promise<number> {
+  const parsed = parse(argv, OPTIONS, USAGE, console)
   const size = (key: string, name: string, fallback: number, limit = 2 ** 31 - 1) => {
     const text = parsed.last(key)
     const value = text === undefined ? fallback : parseSize(text)
     if (value !== undefined && value <= limit) return value
-    throw new UsageError(
-      `Invalid ${name} specified. You may use k, M, G, T, P or E suffixes for\nkilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.`,
+    throw new Failure(
+      `Invalid ${name} specified. You may use k, M, G, T, P or E suffixes for\n${PROGRAM}: kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.`,
     )
   }
   const whole = (key: string, name: string, fallback: number, limit: number) => {
@@ -178,7 +161,7 @@ export async function bench(argv: readonly string[], out: Output = process.stdou
     if (text === undefined) return fallback
     const value = /^(\d+|0x[0-9a-f]+)$/i.test(text) ? Number(text) : Number.NaN
     if (value >= 0 && value <= limit) return value
-    throw new UsageError(`Invalid ${name} specified`)
+    throw new Failure(`Invalid ${name} specified`)
   }
   const length = size('buffer-size', 'buffer size', 4096)
   const what: Bench = {
@@ -194,37 +177,37 @@ export async function bench(argv: readonly string[], out: Output = process.stdou
   }
   const warmUp = whole('warm-up', 'warm-up count', 0, 2 ** 31 - 1)
   const [filename, ...more] = parsed.operands
-  if (filename === undefined || more.length > 0) throw new UsageError('Expecting one image file name')
-  if (what.flushInterval > 0 && !what.write) throw new UsageError('--flush-interval is only available in write tests')
+  if (filename === undefined || more.length > 0) throw misuse('Expecting one image file name')
+  if (what.flushInterval > 0 && !what.write) throw new Failure('--flush-interval is only available in write tests')
   if (what.flushInterval > 0 && what.flushInterval < what.depth) {
-    throw new UsageError("Flush interval can't be smaller than depth")
+    throw new Failure("Flush interval can't be smaller than depth")
   }
-  if (what.depth === 0 || length === 0) throw new UsageError('Depth and buffer size must be at least 1')
+  if (what.depth === 0 || length === 0) throw new Failure('Depth and buffer size must be at least 1')
   const cache = cacheMode(parsed.last('cache') ?? 'writeback')
-  const defaults: ImageOptions = {
-    format: parsed.last('format') ?? 'probe',
-    readOnly: !what.write,
-    cache,
-    gate: 'any',
-    ...aioOption(parsed.has('native') ? 'native' : parsed.last('aio')),
-    ...(parsed.has('force-share') ? { locking: 'off' as const } : {}),
-  }
-  const device = await openNode(filename, defaults, parsed.has('image-opts'))
+  const opened = await openGiven(
+    console,
+    filename,
+    parsed.last('format'),
+    { readOnly: !what.write, cache, forceShare: parsed.has('force-share'), aio: aioOption(parsed) },
+    parsed.has('image-opts'),
+  )
+  const { device } = opened
+  const print = printer(console, parsed.has('quiet'))
   try {
-    out.write(
+    print(
       `Sending ${what.count} ${what.write ? 'write' : 'read'} requests, ${length} bytes each, ${what.depth} in parallel ` +
         `(starting at offset ${what.offset}, step size ${what.step})\n`,
     )
     if (what.flushInterval > 0) {
-      out.write(`Sending flush every ${what.flushInterval} requests\n`)
+      print(`Sending flush every ${what.flushInterval} requests\n`)
     }
     if (warmUp > 0) await measure(device, { ...what, count: warmUp })
     const seconds = await measure(device, what)
-    out.write(`Run completed in ${seconds.toFixed(3)} seconds.\n`)
+    print(`Run completed in ${seconds.toFixed(3)} seconds.\n`)
   } catch (error) {
-    throw new BlockError(errnoOf(error), `Failed request: ${error instanceof Error ? error.message : error}`)
+    throw new Failure(`Failed request: ${strerror(error)}`)
   } finally {
-    await device.close()
+    await opened.close()
   }
   return 0
 }
@@ -232,12 +215,13 @@ export async function bench(argv: readonly string[], out: Output = process.stdou
 function cacheMode(text: string): CacheMode {
   const modes: readonly string[] = ['writeback', 'none', 'writethrough', 'directsync', 'unsafe']
   const name = text === 'off' ? 'none' : text
-  if (!modes.includes(name)) throw new UsageError('Invalid cache mode')
+  if (!modes.includes(name)) throw new Failure('Invalid cache mode')
   return name as CacheMode
 }
 
-function aioOption(text: string | undefined): Pick<ImageOptions, 'aio'> {
-  if (text === undefined) return {}
-  if (text === 'threads' || text === 'native' || text === 'io_uring') return { aio: text }
-  throw new UsageError(`Invalid aio option: ${text}`)
+function aioOption(parsed: Parsed): NonNullable<Flags['aio']> {
+  const text = parsed.has('native') ? 'native' : (parsed.last('aio') ?? 'auto')
+  if (text === 'auto' && !parsed.has('aio')) return text
+  if (text === 'threads' || text === 'native' || text === 'io_uring') return text
+  throw new Failure(`Invalid aio option: ${text}`)
 }

@@ -10,7 +10,7 @@ import { parseFileName } from '../node-options.ts'
 import { cacheMode, outputFormat, parse } from './arguments.ts'
 import { type Console, Failure, misuse, printer } from './console.ts'
 import { prettyJson } from './json.ts'
-import { type Flags, openFile, openGiven } from './open.ts'
+import { type Flags, type Opened, openFile, openGiven } from './open.ts'
 import { Reason, strerror } from './reasons.ts'
 
 const USAGE = `usage: block86 img check [--object OBJECTDEF] [--image-opts] [-q] [-f FMT] [--output=OFMT] [-r [leaks | all]] [-T SRC_CACHE] [-U] FILENAME
@@ -89,30 +89,34 @@ async function run(
   imageOptions: boolean,
   repair: 'leaks' | 'all' | undefined,
 ): Promise<{ format: string; found: Found }> {
-  const opened = await openGiven(console, name, wanted, flags, imageOptions)
-  const { format } = opened
-  let file = opened.file
+  // The file is taken first: what is looked at is what will be mended.
+  const mended = repair === undefined ? undefined : await openToMend(name, flags, imageOptions)
+  let opened: Opened | undefined
   try {
+    const looked = mended === undefined ? flags : { ...flags, forceShare: true }
+    opened = await openGiven(console, name, wanted, looked, imageOptions)
+    const { format } = opened
     if (format !== 'qcow2' && format !== 'qed') throw new Failure('This image format does not support checks', 63)
-    if (repair !== undefined) {
-      const place = parseFileName(opened.name)
-      if (typeof place !== 'string' || imageOptions)
-        throw new Failure(`Could not open '${name}': it cannot be repaired by that name`)
-      await opened.close()
-      file = await openFile(place, { ...flags, readOnly: false }).catch((error) => {
-        throw error instanceof Reason ? new Failure(`Could not open '${name}': ${error.message}`) : error
-      })
-    }
-    const found = await checkFile(opened.name, format, file, repair)
-    if (repair !== undefined) await file.flush()
+    const found = await checkFile(opened.name, format, mended ?? opened.file, repair)
+    await mended?.flush()
     return { format, found }
   } catch (error) {
     if (error instanceof Failure) throw error
     if (repair !== undefined || errnoOf(error) !== 'EINVAL') throw new Failure(`Check failed: ${strerror(error)}`)
     throw error
   } finally {
-    await file.close()
-    await opened.close()
+    await opened?.close()
+    await mended?.close()
+  }
+}
+
+async function openToMend(name: string, flags: Flags, imageOptions: boolean): Promise<BlockDevice> {
+  const place = imageOptions ? undefined : parseFileName(name)
+  if (typeof place !== 'string') throw new Failure(`Could not open '${name}': it cannot be repaired by that name`)
+  try {
+    return await openFile(place, { ...flags, readOnly: false })
+  } catch (error) {
+    throw error instanceof Reason ? new Failure(`Could not open '${name}': ${error.message}`) : error
   }
 }
 

@@ -8,7 +8,7 @@ export type Command = (argv: readonly string[], console: Console) => Promise<num
 
 const commands: Readonly<Record<string, { readonly summary: string; load(): Promise<Command> }>> = {
   amend: { summary: 'change options of an existing image', load: async () => (await import('./amend.ts')).amend },
-  bench: { summary: 'measure requests on an image', load: async () => (await import('./bench.ts')).benchCommand },
+  bench: { summary: 'measure requests on an image', load: async () => (await import('./bench.ts')).bench },
   bitmap: {
     summary: 'add, remove, clear, enable, disable or merge bitmaps',
     load: async () => (await import('./bitmap.ts')).bitmap,

@@ -36,7 +36,8 @@ export async function makeImage(
   const file = await makeFile(name, format, size, preallocation, shown)
   try {
     if (format.name === 'raw') {
-      if (file.size !== size) await file.resize(size)
+      // What has a size of its own, as an NBD export, may be larger.
+      if (file.size < size || (file.size > size && !isUrl(name))) await file.resize(size)
       return
     }
     const gate: Gate = {
@@ -58,6 +59,10 @@ export async function makeImage(
   }
 }
 
+function isUrl(name: string): boolean {
+  return /^(?!file:)[a-z][a-z0-9+.-]*:/i.test(name.split('/', 1)[0]!)
+}
+
 async function makeFile(
   name: string,
   format: FormatDriver,
@@ -65,8 +70,7 @@ async function makeFile(
   preallocation: unknown,
   shown: string,
 ): Promise<BlockDevice> {
-  const url = /^([a-z][a-z0-9+.-]*):/i.exec(name.split('/', 1)[0]!)
-  if (url !== null && url[1] !== 'file') return openFile(name, { readOnly: false })
+  if (isUrl(name)) return openFile(name, { readOnly: false })
   const path = name.replace(/^file:(?:\/\/(?=\/))?/, '')
   const raw = format.name === 'raw'
   try {

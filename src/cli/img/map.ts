@@ -1,16 +1,18 @@
 /** `block86 img map`: tells where in its files an image has what. */
+import { writeFileSync } from 'node:fs'
 import { outputFormat, parse, sizeArgument } from './arguments.ts'
 import { type Console, Failure, misuse } from './console.ts'
 import { type Opened, openGiven } from './open.ts'
 import { strerror } from './reasons.ts'
 import { type Run, walk } from './status.ts'
 
-const USAGE = `usage: block86 img map [--object OBJECTDEF] [--image-opts] [-f FMT] [--start-offset=OFFSET] [--max-length=LEN] [--output=OFMT] [-U] FILENAME
+const USAGE = `usage: block86 img map [--object OBJECTDEF] [--image-opts] [-f FMT] [--start-offset=OFFSET] [--max-length=LEN] [--output=OFMT] [--picture=FILE.svg] [-U] FILENAME
 
   -f FMT                     format of the image (default: guessed)
   -s, --start-offset=OFFSET  where to begin
   -l, --max-length=LEN       how far to go
   --output=OFMT              human (default) or json
+  --picture=FILE.svg         draw it instead: what is where in the image and its chain
   -U                         open it though another program writes to it
 `
 
@@ -23,6 +25,7 @@ export async function map(argv: readonly string[], console: Console): Promise<nu
       { long: 'output', value: true },
       { short: 's', long: 'start-offset', value: true },
       { short: 'l', long: 'max-length', value: true },
+      { long: 'picture', value: true },
       { short: 'U', long: 'force-share' },
     ],
     USAGE,
@@ -41,6 +44,12 @@ export async function map(argv: readonly string[], console: Console): Promise<nu
   const opened = await openGiven(console, name, args.last('format'), flags, args.has('image-opts'))
   try {
     const end = most === undefined ? opened.device.size : Math.min(opened.device.size, from + most)
+    const picture = args.last('picture')
+    if (picture !== undefined) {
+      const { drawMap } = await import('./picture.ts')
+      writeFileSync(picture, await drawMap(opened))
+      return 0
+    }
     await (output === 'json' ? tellJson(opened, from, end, console) : tellHuman(opened, from, end, console))
   } finally {
     await opened.close()

@@ -16,7 +16,8 @@ import { codecs } from '../../codecs/index.ts'
 import type { CodecPool } from '../../codecs/pool.ts'
 import { type OptionTree, parseFileName, parseKeyValues, treeOf } from '../node-options.ts'
 import { type NodeDefaults, openTree, typed } from '../nodes.ts'
-import { type Console, Failure } from './console.ts'
+import { type Console, Failure, PROGRAM } from './console.ts'
+import { foreignFormat } from './foreign.ts'
 import { PaddedFile, WholeFile } from './padded.ts'
 import { fileReason, formatReason, Reason } from './reasons.ts'
 
@@ -36,7 +37,8 @@ export interface Flags {
   readonly exact?: boolean
   /** Compresses in other threads. */
   readonly codecs?: CodecPool
-  readonly aio?: 'threads' | 'io_uring' | 'native'
+  /** How requests reach the kernel; default threads, `auto`: the best that works. */
+  readonly aio?: 'threads' | 'io_uring' | 'native' | 'auto'
   /** More for the nodes of an option tree. */
   readonly nodes?: Partial<NodeDefaults>
 }
@@ -221,7 +223,7 @@ export async function openFile(name: string, flags: Flags): Promise<BlockDevice>
       readOnly: flags.readOnly,
       direct: flags.cache === 'none' || flags.cache === 'directsync',
       // A ring costs more to set up and to end than a short command takes, and does page cache copies on this thread.
-      aio: flags.aio ?? 'threads',
+      ...(flags.aio === 'auto' ? {} : { aio: flags.aio ?? 'threads' }),
       ...(flags.bulk ? { immediate: false } : {}),
       ...(flags.forceShare ? { locking: 'off' as const } : {}),
     })
@@ -256,7 +258,12 @@ async function openFormat(
   let format = wanted
   let backing: Opened | undefined
   try {
-    format ??= await probe(file)
+    if (format === undefined) {
+      format = await probe(file)
+      const foreign = format.name === 'raw' ? await foreignFormat(file) : undefined
+      if (foreign !== undefined)
+        throw new Reason('ENOTSUP', `It is a ${foreign} image, and format '${foreign}' is not supported by ${PROGRAM}`)
+    }
     const strange = Object.keys(options).find((key) => !(format!.openOptions ?? []).includes(key))
     if (strange !== undefined)
       throw new Reason('EINVAL', `Block format '${format.name}' does not support the option '${strange}'`)
