@@ -1,6 +1,21 @@
 /** Drives for v86: the entrance to everything that knows the emulator. */
 import type { Disk } from './block/disk.ts'
 import { BlockError, messageOf } from './block/error.ts'
+import type { Job } from './block/jobs/job.ts'
+import {
+  type BackupDiskOptions,
+  backup,
+  type CommitOptions,
+  commit,
+  type DirtyBitmaps,
+  dirtyBitmaps,
+  type MirrorDiskOptions,
+  mirror,
+  type SnapshotOptions,
+  type StreamOptions,
+  snapshot,
+  stream,
+} from './block/live.ts'
 import { type Controller, type Drive, type Planned, planControllers } from './v86/controllers/index.ts'
 import { orderBoot, pciPath } from './v86/firmware.ts'
 import { cpuOf, type Emulator, type V86Cpu } from './v86/internals.ts'
@@ -24,9 +39,23 @@ export interface Drives {
   insert(drive: number, disk: Disk): void
   /** Takes the medium out of a drive and gives it to the caller, who closes it; a guest that has locked it yields to `force` only. */
   eject(drive: number, options?: { force?: boolean }): Promise<Disk | undefined>
+  /** Takes an external snapshot of the disk in drive number `drive`: its image stays as it is, the guest goes on in a new file. */
+  snapshot(drive: number, options: SnapshotOptions): Job
+  /** Takes what the images below the drive's own hold up into that, which then needs them no more. */
+  stream(drive: number, options?: StreamOptions): Job
+  /** Takes what an image of the drive holds down into one below it; of the drive's own image, the guest goes on in that. */
+  commit(drive: number, options?: CommitOptions): Job
+  /** Copies the disk while the guest writes, until the two are the same and `complete()` lets the guest go on with the copy, or not. */
+  mirror(drive: number, options: MirrorDiskOptions): Job
+  /** Copies the disk as it is at the job's first step, while the guest writes. */
+  backup(drive: number, options: BackupDiskOptions): Job
+  /** The dirty bitmaps of the drive's qcow2 image, by which backups are incremental. */
+  bitmaps(drive: number): DirtyBitmaps
+  /** Changes the capacity, and the guest is told; a smaller one only with `shrink`, for what is past the new end is lost. */
+  resize(drive: number, size: number, options?: { shrink?: boolean }): Promise<void>
   /** Completes when no request is with the host. */
   drain(): Promise<void>
-  /** Drains, flushes and closes the disks, which releases their locks; the guest's requests fail from then on. */
+  /** Cancels jobs, drains, flushes and closes the disks, which releases their locks; the guest's requests fail from then on. */
   close(): Promise<void>
 }
 
@@ -166,9 +195,51 @@ class AttachedDrives implements Drives {
     return disk
   }
 
+  snapshot(drive: number, options: SnapshotOptions): Job {
+    return snapshot(this.#disk(drive, 'take a snapshot of'), options)
+  }
+
+  stream(drive: number, options?: StreamOptions): Job {
+    return stream(this.#disk(drive, 'stream into'), options)
+  }
+
+  commit(drive: number, options?: CommitOptions): Job {
+    return commit(this.#disk(drive, 'commit'), options)
+  }
+
+  mirror(drive: number, options: MirrorDiskOptions): Job {
+    return mirror(this.#disk(drive, 'mirror'), options)
+  }
+
+  backup(drive: number, options: BackupDiskOptions): Job {
+    return backup(this.#disk(drive, 'back up'), options)
+  }
+
+  bitmaps(drive: number): DirtyBitmaps {
+    return dirtyBitmaps(this.#disk(drive, 'use bitmaps of'))
+  }
+
+  async resize(drive: number, size: number, options: { shrink?: boolean } = {}): Promise<void> {
+    const disk = this.#disk(drive, 'resize')
+    if (size < disk.size && options.shrink !== true) {
+      throw new BlockError(
+        'EBUSY',
+        `Cannot shrink ${disk.name} to ${size} bytes while a guest uses it: what is past its new end is lost; if that is meant, say shrink: true`,
+      )
+    }
+    await disk.resize(size)
+  }
+
   close(): Promise<void> {
     this.#closed ??= this.#close()
     return this.#closed
+  }
+
+  #disk(drive: number, verb: string): Disk {
+    const disk = this.#media[drive]?.disk
+    if (disk !== undefined) return disk
+    const reason = this.#drives[drive] === undefined ? 'there is no such drive' : 'it is empty'
+    throw new BlockError('ENOMEDIUM', `Cannot ${verb} drive ${drive}: ${reason}`)
   }
 
   #taken(disk: Disk): { disk: Disk; forget: () => void } {

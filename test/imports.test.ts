@@ -45,7 +45,7 @@ function roomOf(place: string): string {
   if (place.startsWith('src/block/filters/')) return 'filters'
   if (place.startsWith('src/block/protocols/')) return 'protocols'
   if (place.startsWith('src/block/jobs/')) return 'jobs'
-  if (place === 'src/block/open.ts' || place === '#host' || place === 'src/block/index.ts') return 'open'
+  if (/^(src\/block\/(open|live|index)\.ts|#host)$/.test(place)) return 'open'
   if (place.startsWith('src/block/')) return 'core'
   return 'outside'
 }
@@ -60,7 +60,7 @@ const MAY: Readonly<Record<string, readonly string[]>> = {
   jobs: ['core', 'codecs', 'filters'],
   open: ['core', 'formats', 'filters', 'protocols', 'jobs', 'codecs'],
   devices: ['core'],
-  v86: ['devices', 'core'],
+  v86: ['devices', 'core', 'open', 'jobs'],
   cli: ['v86', 'devices', 'open', 'core', 'formats', 'filters', 'protocols', 'jobs', 'codecs', 'face'],
   face: ['v86', 'devices', 'open', 'core', 'formats', 'filters', 'protocols', 'jobs', 'codecs'],
 }

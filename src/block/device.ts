@@ -93,21 +93,34 @@ export class BlockDevice implements BlockDriver {
   readonly name: string
   readonly align = 1
   readonly fua = true
-  readonly #unit: number
-  readonly #lock: RangeLock | undefined
+  #unit: number
+  #lock: RangeLock | undefined
   #closed: Now<void> | undefined
   #growing: Promise<void> | undefined
   #isClosed = false
 
   constructor(driver: BlockDriver) {
-    const unit = driver.align ?? 1
-    if (!(unit >= 1) || unit > 1 << 20 || (unit & (unit - 1)) !== 0) {
-      throw new BlockError('EINVAL', `Cannot use ${driver.name}: its alignment is ${unit}, must be a power of two`)
-    }
     this.driver = driver
     this.name = driver.name
+    this.#unit = unitOf(driver)
+    this.#lock = this.#unit > 1 ? new RangeLock() : undefined
+  }
+
+  /** Puts a driver in the place of the device's own, which it gives back, open; nothing may be in flight meanwhile. */
+  replace(driver: BlockDriver): BlockDriver {
+    const old = this.driver
+    const unit = unitOf(driver)
+    const own = this as { driver: BlockDriver; name: string }
+    own.driver = driver
+    own.name = driver.name
     this.#unit = unit
     this.#lock = unit > 1 ? new RangeLock() : undefined
+    return old
+  }
+
+  /** Gives the driver to a new device; this one is as good as closed. */
+  handOver(): BlockDevice {
+    return new BlockDevice(this.replace(handedOver))
   }
 
   get size(): number {
@@ -358,6 +371,23 @@ export class BlockDevice implements BlockDriver {
     if (this.readOnly) throw new BlockError('EROFS', `Cannot ${verb} ${this.name}: it is read-only`)
     this.#check(at, length, verb)
   }
+}
+
+/** What is left in a device whose driver has gone elsewhere. */
+const handedOver: BlockDriver = {
+  name: 'nothing',
+  size: 0,
+  read() {
+    throw new BlockError('ESHUTDOWN', 'Cannot use an image that is in use elsewhere now')
+  },
+}
+
+function unitOf(driver: BlockDriver): number {
+  const unit = driver.align ?? 1
+  if (!(unit >= 1) || unit > 1 << 20 || (unit & (unit - 1)) !== 0) {
+    throw new BlockError('EINVAL', `Cannot use ${driver.name}: its alignment is ${unit}, must be a power of two`)
+  }
+  return unit
 }
 
 /** Fills the gaps of a driver; one that has none left is returned as it is. */

@@ -1,6 +1,7 @@
 /** The disk: what a controller sees of the block layer. Cache mode and error policy have been applied, requests are counted. */
-import type { BlockDevice, Extent, WriteOptions, ZeroOptions } from './device.ts'
+import { BlockDevice, type Extent, type WriteOptions, type ZeroOptions } from './device.ts'
 import { BlockError, errnoOf } from './error.ts'
+import { Hold } from './hold.ts'
 import type { IoVec } from './iovec.ts'
 import { after, all, isLater, type Now, rescue } from './now.ts'
 import { kick } from './turn.ts'
@@ -57,9 +58,18 @@ interface Held {
   readonly vector: IoVec | undefined
 }
 
+/** A job that has the disk's image to itself. */
+export interface DiskUser {
+  readonly type: string
+  /** Ends it; completes when everything that it began is over. */
+  cancel(): Promise<void>
+}
+
 /** A disk in front of a device; offsets and lengths are bytes. Requests answer at once where the device does. */
 export class Disk {
   readonly device: BlockDevice
+  /** The image below the disk's own filters: its driver is what jobs replace. */
+  readonly root: BlockDevice
   readonly name: string
   readonly cache: CacheMode
   readonly logicalBlockSize: number
@@ -92,9 +102,12 @@ export class Disk {
   #serial = ''
   #closed: Now<void> | undefined
   #isClosed = false
+  #pausing: Promise<unknown> = Promise.resolve()
+  #user: DiskUser | undefined
 
-  constructor(device: BlockDevice, options: DiskOptions = {}) {
+  constructor(device: BlockDevice, options: DiskOptions = {}, root = device) {
     this.device = device
+    this.root = root
     this.name = options.name ?? device.name
     this.cache = options.cache ?? 'writeback'
     this.#writeCache = this.cache !== 'writethrough' && this.cache !== 'directsync'
@@ -253,8 +266,9 @@ export class Disk {
     return this.device.status(at, length)
   }
 
-  /** Changes the capacity and tells the controller, which tells the guest. */
+  /** Changes the capacity and tells the controller, which tells the guest; EBUSY while a job runs. */
   resize(size: number): Now<void> {
+    if (this.#user !== undefined) throw this.#busy('resize')
     if (size % this.logicalBlockSize !== 0) {
       throw new BlockError(
         'EINVAL',
@@ -302,6 +316,43 @@ export class Disk {
   }
 
   /**
+   * Runs `body` while no request is with the host. Requests that come meanwhile wait, and then go to what `body` has put under
+   * the disk.
+   */
+  pause<T>(body: () => Now<T>): Promise<T> {
+    const result = this.#pausing.then(async () => {
+      const own = this as { device: BlockDevice }
+      const { device } = this
+      const before = [...this.#inFlight]
+      const hold = new Hold(device)
+      own.device = new BlockDevice(hold)
+      try {
+        await Promise.allSettled(before)
+        return await body()
+      } finally {
+        own.device = device
+        hold.release()
+      }
+    })
+    this.#pausing = result.catch(() => {})
+    return result
+  }
+
+  /** Reserves the image for a job; EBUSY while another has it. Returns what ends that. */
+  reserve(user: DiskUser): () => void {
+    if (this.#isClosed) throw new BlockError('ESHUTDOWN', `Cannot begin a ${user.type} of ${this.name}: it is closed`)
+    if (this.#user !== undefined) throw this.#busy(`begin a ${user.type} of`)
+    this.#user = user
+    return () => {
+      if (this.#user === user) this.#user = undefined
+    }
+  }
+
+  #busy(verb: string): BlockError {
+    return new BlockError('EBUSY', `Cannot ${verb} ${this.name}: a ${this.#user?.type} of it is under way`)
+  }
+
+  /**
    * Takes back every request that has not completed: each rejects with ECANCELED, and its memory is touched no more.
    * Completes when the host has let go of all of them. A host read that is already under way straight into guest memory cannot
    * be called back: a controller is reset, and its memory the guest's again, only when this completes (CVE-2023-5088).
@@ -328,7 +379,7 @@ export class Disk {
     }
   }
 
-  /** Drains, flushes and closes the image, even if the flush fails. Held requests are dropped. A second call changes nothing. */
+  /** Cancels a job, drains, flushes and closes the image, even if the flush fails. Held requests are dropped. A second call changes nothing. */
   close(): Now<void> {
     if (!this.#isClosed) {
       this.#isClosed = true
@@ -341,20 +392,24 @@ export class Disk {
     const held = [...this.#held]
     this.#held.clear()
     for (const request of held) request.drop()
-    return after(this.drain(), () => {
-      let failure: unknown
-      const flushed = rescue(
-        () => (this.readOnly || this.cache === 'unsafe' ? undefined : this.device.flush()),
-        (error) => {
-          failure = error
-        },
-      )
-      return after(flushed, () =>
-        after(this.device.close(), () => {
-          if (failure !== undefined) throw failure
-        }),
-      )
-    })
+    const canceled = this.#user?.cancel()
+    const calm = () => after(this.drain(), () => this.#finish())
+    return canceled === undefined ? calm() : canceled.then(calm, calm)
+  }
+
+  #finish(): Now<void> {
+    let failure: unknown
+    const flushed = rescue(
+      () => (this.readOnly || this.cache === 'unsafe' ? undefined : this.device.flush()),
+      (error) => {
+        failure = error
+      },
+    )
+    return after(flushed, () =>
+      after(this.device.close(), () => {
+        if (failure !== undefined) throw failure
+      }),
+    )
   }
 
   #settleWrite(): Now<void> {

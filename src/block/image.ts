@@ -60,7 +60,7 @@ export interface Image {
   readonly clusterSize: number
   readonly readOnly?: boolean
   readonly file: BlockDevice
-  readonly backing?: BlockDevice
+  readonly backing?: BlockDevice | undefined
   /** Where the mover reports what is in flight, for an image that must know when a cluster is no longer in use. */
   readonly traffic?: Traffic
   /** Set while somebody must hear of writes. */
@@ -82,7 +82,19 @@ export interface Image {
   flush?(): Now<void>
   /** Changes `size`; called while nothing is in flight. */
   resize?(size: number): Now<void>
+  /**
+   * Names another backing file in the header, or none, durably, and reads through `backing.device` from then on; called while no
+   * request is in flight. A power cut leaves the old name or the new. On failure nothing has changed.
+   */
+  changeBacking?(backing: BackingFile | undefined): Now<void>
   /** Bytes that the image takes on its medium; default what the file takes. */
   allocated?(): Now<number>
   close?(): Now<void>
+}
+
+/** A backing file as a header names it, and as it is open. */
+export interface BackingFile {
+  readonly name: string
+  readonly format?: string | undefined
+  readonly device: BlockDevice
 }

@@ -28,6 +28,31 @@ export type { FormatCreateOptions, FormatDriver, FormatOpenOptions } from './for
 export { formats } from './formats/index.ts'
 export { closedGate, type Gate, type GatePolicy, type GateRequest, type Purpose } from './gate.ts'
 export { bytesVec, type IoVec, VecBase, zeroVec } from './iovec.ts'
+export {
+  type CompleteOptions,
+  Job,
+  type JobBody,
+  type JobControl,
+  type JobErrorPolicy,
+  type JobOptions,
+  type JobStatus,
+  type Progress,
+} from './jobs/job.ts'
+export {
+  type BackupDiskOptions,
+  backup,
+  type CommitOptions,
+  commit,
+  type DirtyBitmap,
+  type DirtyBitmaps,
+  dirtyBitmaps,
+  type MirrorDiskOptions,
+  mirror,
+  type SnapshotOptions,
+  type StreamOptions,
+  snapshot,
+  stream,
+} from './live.ts'
 export { after, type Now, settle } from './now.ts'
 export { createImage, type ImageOptions, type OpenDiskOptions, openDisk, openImage, type Source } from './open.ts'
 export type { FileOptions, Host, Preallocation, ProtocolDriver, ProtocolOpenOptions } from './protocol.ts'

@@ -13,6 +13,7 @@ import { type FormatDriver, PROBE_LENGTH, refuseUnknown } from './format.ts'
 import { formats } from './formats/index.ts'
 import { type Gate, type GatePolicy, makeGate } from './gate.ts'
 import { bytesVec } from './iovec.ts'
+import { noteLayer } from './layer.ts'
 import type { FileOptions, ProtocolDriver } from './protocol.ts'
 import { BlobDisk } from './protocols/blob.ts'
 
@@ -95,6 +96,7 @@ export async function openDisk(source: Source, options: OpenDiskOptions = {}): P
   let device = base
   try {
     if (options.snapshot) device = asDevice(new Overlay(device, asDevice(await host.temporaryFile())))
+    const root = device
     if (options.readAhead) {
       const window = amount(options.readAhead, 'readAhead', doing)
       device = asDevice(new ReadAhead(device, { window }))
@@ -112,7 +114,7 @@ export async function openDisk(source: Source, options: OpenDiskOptions = {}): P
     if (options.throttling) device = asDevice(new Throttle(device, options.throttling))
     const disk: Record<string, unknown> = { name, cache: options.cache }
     for (const key of DISK_OPTIONS) disk[key] = options[key] ?? disk[key]
-    return new Disk(device, disk as DiskOptions)
+    return new Disk(device, disk as DiskOptions, root)
   } catch (error) {
     await device.close()
     throw error
@@ -238,17 +240,25 @@ async function openSource(
       )
     }
     const format = named ?? (await probe(file))
-    const known = format.openOptions ?? []
     const base = plain ?? name
-    return asDevice(
-      await format.open(file, {
-        name,
-        readOnly,
-        gate: gateOf(base, options.gate ?? 'below', chain ?? [host.resolveName(base)], options),
-        options: pick(own, (key) => known.includes(key)),
-        ...(options.backing === undefined ? {} : { backing: options.backing }),
-      }),
-    )
+    const gate = gateOf(base, options.gate ?? 'below', chain ?? [host.resolveName(base)], options)
+    const known = format.openOptions ?? []
+    const formatOptions = pick(own, (key) => known.includes(key))
+    const openMedium = (readOnly: boolean, trial = false) =>
+      openProtocol(source, plain, protocol, trial ? { ...options, locking: 'off' } : options, own, readOnly)
+    const openFormat = async (medium: BlockDevice, readOnly: boolean, backing: BlockDevice | undefined) => {
+      const parts = { name, readOnly, gate, options: formatOptions, ...(backing === undefined ? {} : { backing }) }
+      const driver = await format.open(medium, parts)
+      noteLayer(driver, {
+        file: plain === undefined ? undefined : protocol === undefined ? host.resolveName(plain) : plain,
+        format: format.name,
+        medium,
+        ...(plain === undefined ? {} : { openMedium }),
+        openImage: openFormat,
+      })
+      return driver
+    }
+    return asDevice(await openFormat(file, readOnly, options.backing))
   } catch (error) {
     await file.close()
     throw error

@@ -43,6 +43,8 @@ export interface TwoLevelFormat {
   /** Runs when the medium has everything, before the files are closed. */
   settled?(): Now<void>
   resize?(size: number): Now<void>
+  /** Names another backing file in the header, or none, durably; on failure nothing has changed. */
+  nameBacking?(name: string | undefined, format: string | undefined): Now<void>
 }
 
 class TablePage extends Page {
@@ -73,8 +75,9 @@ interface Run {
 export class TwoLevelImage implements Image {
   readonly #format: TwoLevelFormat
   readonly clusterSize: number
-  readonly backing?: BlockDevice
+  backing: BlockDevice | undefined
   readonly pack?: NonNullable<Image['pack']>
+  readonly changeBacking?: NonNullable<Image['changeBacking']>
   readonly traffic = new Traffic()
   readonly #little: boolean
   readonly #l1: DataView
@@ -102,7 +105,16 @@ export class TwoLevelImage implements Image {
     this.#perPage = this.#pageSize / 8
     this.#pages = new PageCache(Math.max(format.limit, 4 * MAX_PAGE))
     this.#tail = Math.ceil(format.file.size / this.clusterSize)
-    if (format.backing !== undefined) this.backing = format.backing
+    this.backing = format.backing
+    const { nameBacking } = format
+    if (nameBacking !== undefined) {
+      this.changeBacking = (backing) =>
+        after(this.flush(), () =>
+          after(nameBacking(backing?.name, backing?.format), () => {
+            this.backing = backing?.device
+          }),
+        )
+    }
     if (format.pack !== undefined) this.pack = (at, bytes) => this.#pack(at, bytes)
   }
 
@@ -276,7 +288,7 @@ export class TwoLevelImage implements Image {
       if (this.#grown && this.file.size > end) await attempt(() => this.file.resize(end))
     }
     await attempt(() => this.file.close())
-    await attempt(() => this.#format.backing?.close())
+    await attempt(() => this.backing?.close())
     if (failure !== undefined) throw failure
   }
 
@@ -389,7 +401,7 @@ export class TwoLevelImage implements Image {
     make: boolean,
     visit: (page: TablePage, index: number, inside: boolean) => void,
   ): Now<void> {
-    const backed = this.#format.backing?.size ?? 0
+    const backed = this.backing?.size ?? 0
     let cluster = Math.floor(at / this.clusterSize)
     const end = Math.ceil((at + length) / this.clusterSize)
     return repeat(() => {

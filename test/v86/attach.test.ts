@@ -3,6 +3,7 @@ import { afterEach, describe, expect, test } from 'vitest'
 import { BlockDevice } from '../../src/block/device.ts'
 import { Disk } from '../../src/block/disk.ts'
 import { BlockError } from '../../src/block/error.ts'
+import { bytesVec } from '../../src/block/iovec.ts'
 import { Memory } from '../../src/block/protocols/memory.ts'
 import { choosePlaces } from '../../src/v86/controllers/places.ts'
 import { attachDrives, type Drive, type Emulator } from '../../src/v86.ts'
@@ -252,4 +253,37 @@ test('close closes every disk, also when one fails, and only once', async () => 
   await expect(drives.close()).rejects.toThrow('no')
   await expect(drives.close()).rejects.toThrow('no')
   expect(closed).toBe(2)
+})
+
+describe('jobs', () => {
+  test('work on the disk of a drive, by its number', async () => {
+    const guest = await machine()
+    const drives = await attachDrives(guest.emulator, [virtio('a'), virtio('b'), { if: 'ide', media: 'cdrom' }])
+    await drives.disks[1]!.write(4096, bytesVec(new Uint8Array(512).fill(9)))
+    const target = new BlockDevice(new Memory(1 << 20))
+    await drives.backup(1, { target }).run()
+    const into = new Uint8Array(1)
+    await target.read(4096, bytesVec(into))
+    expect(into[0]).toBe(9)
+    const mirror = drives.mirror(1, { target: new BlockDevice(new Memory(1 << 20)) })
+    await mirror.next()
+    await expect(drives.resize(1, 2 << 20)).rejects.toThrow('Cannot resize b: a mirror of it is under way')
+    await mirror.cancel()
+    await drives.resize(1, 2 << 20)
+    await expect(drives.resize(1, 1 << 20)).rejects.toThrow('say shrink: true')
+    await drives.resize(1, 1 << 20, { shrink: true })
+    expect(drives.disks[1]!.size).toBe(1 << 20)
+    expect(() => drives.bitmaps(1)).toThrow('Cannot use bitmaps of b: its image is no qcow2 image')
+    expect(() => drives.stream(2)).toThrow('Cannot stream into drive 2: it is empty')
+    expect(() => drives.commit(7)).toThrow('Cannot commit drive 7: there is no such drive')
+  })
+
+  test('are canceled when the drives are closed', async () => {
+    const guest = await machine()
+    const drives = await attachDrives(guest.emulator, [virtio('a')])
+    const job = drives.mirror(0, { target: new BlockDevice(new Memory(1 << 20)) })
+    await job.next()
+    await drives.close()
+    expect(job.status).toBe('concluded')
+  })
 })

@@ -58,7 +58,18 @@ const SLICE = 0.1
 /** The least that is copied between two yields, bytes. */
 const LEAST = 64 << 10
 
+/** How long a job may go on before others get their turn of the event loop, ms: it shares the thread with the guest's CPU. */
+const TURN = 2
+
 const realClock: Clock = { now: () => performance.now(), after: (ms, callback) => void setTimeout(callback, ms) }
+
+/** Lets the event loop turn. */
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => {
+    if (typeof setImmediate === 'function') setImmediate(resolve)
+    else setTimeout(resolve, 0)
+  })
+}
 
 /**
  * A job. Nothing happens before the first `next()`, and who does not ask for more holds it up; {@link run} asks until the end. Its
@@ -84,11 +95,14 @@ export class Job<T = void> implements AsyncGenerator<Progress, T, void> {
   /** What ends the waits that are under way. */
   #woken = new Set<() => void>()
   #turn: Promise<unknown> = Promise.resolve()
+  /** When the event loop last had its turn. */
+  #turned: number
   #ran: Promise<T> | undefined
 
   constructor(type: string, body: JobBody<T>, options: JobOptions = {}) {
     this.type = type
     this.#clock = options.clock ?? realClock
+    this.#turned = this.#clock.now()
     this.speed = options.speed ?? 0
     const job = this
     this.#body = body({
@@ -245,7 +259,12 @@ export class Job<T = void> implements AsyncGenerator<Progress, T, void> {
   async #hold(): Promise<void> {
     while (!this.#canceled) {
       this.#leak()
-      if (!this.#paused && (this.#speed === 0 || this.#debt <= 0)) return
+      if (!this.#paused && (this.#speed === 0 || this.#debt <= 0)) {
+        if (this.#clock.now() - this.#turned < TURN) return
+        await nextTurn()
+        this.#turned = this.#clock.now()
+        return
+      }
       const ms = this.#paused ? undefined : Math.max(1, (this.#debt / this.#speed) * 1000)
       await new Promise<void>((resolve) => {
         this.#woken.add(resolve)

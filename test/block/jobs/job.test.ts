@@ -13,7 +13,7 @@ class Time {
   async pass(ms: number): Promise<void> {
     const end = this.#now + ms
     for (;;) {
-      for (let turn = 0; turn < 20; turn++) await undefined
+      for (let turn = 0; turn < 3; turn++) await new Promise((resolve) => setImmediate(resolve))
       const due = this.#calls.filter(({ at }) => at <= end).sort((a, b) => a.at - b.at)[0]
       if (due === undefined) break
       this.#calls.splice(this.#calls.indexOf(due), 1)

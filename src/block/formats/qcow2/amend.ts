@@ -1,17 +1,10 @@
 /** Changes what kind of image an image is: its version, its refcounts' width, its backing file; and allocates ahead. */
 import { BlockError } from '../../error.ts'
-import { bytesVec, zeroVec } from '../../iovec.ts'
+import { zeroVec } from '../../iovec.ts'
 import type { ImageDevice } from '../../mover.ts'
-import {
-  AUTOCLEAR_BITMAPS,
-  AUTOCLEAR_DATA_FILE_RAW,
-  COMPATIBLE_LAZY_REFCOUNTS,
-  type Header,
-  headerCluster,
-  INCOMPATIBLE_DIRTY,
-} from './header.ts'
+import { AUTOCLEAR_BITMAPS, AUTOCLEAR_DATA_FILE_RAW, COMPATIBLE_LAZY_REFCOUNTS, INCOMPATIBLE_DIRTY } from './header.ts'
 import type { Qcow2Image } from './image.ts'
-import { HeaderLost, switchHeader } from './switch.ts'
+import { HeaderLost, switchHeader, switchNames } from './switch.ts'
 import { endOfUse, loadCounts, writeCounts } from './tally.ts'
 
 /** What may be changed; what is absent stays. */
@@ -40,11 +33,7 @@ export async function amendQcow2(device: ImageDevice, options: Qcow2AmendOptions
     throw refuse('data_file_raw cannot be set on an existing image')
   }
   if (version === 3 && header.version === 2) {
-    await image.atRest(async () => {
-      header.version = 3
-      header.headerLength = 112
-      await writeHeader(image, header)
-    })
+    await image.atRest(() => switchNames(name, image.file, header, { version: 3, headerLength: 112 }))
   }
   if (options.lazyRefcounts !== undefined && version === 3) {
     await image.atRest(async () => {
@@ -64,23 +53,7 @@ export async function amendQcow2(device: ImageDevice, options: Qcow2AmendOptions
 
 /** Names another backing file, or none, and does nothing else: what the disk shows may change. */
 export async function changeBacking(image: Qcow2Image, file: string | undefined, format?: string): Promise<void> {
-  const { header } = image
-  await image.atRest(async () => {
-    const before = { backingFile: header.backingFile, backingFormat: header.backingFormat }
-    header.backingFile = file
-    header.backingFormat = file === undefined ? undefined : format
-    try {
-      await writeHeader(image, header)
-    } catch (error) {
-      Object.assign(header, before)
-      throw error
-    }
-  })
-}
-
-async function writeHeader(image: Qcow2Image, header: Header): Promise<void> {
-  await image.file.write(0, bytesVec(headerCluster(image.name, header)))
-  await image.file.flush()
+  await image.nameBacking(file, format)
 }
 
 /** Gives refcounts another width, in a new structure. */
@@ -131,15 +104,16 @@ async function downgrade(device: ImageDevice, refuse: (why: string, code?: 'ENOT
     }
     at += found.length
   }
-  await image.atRest(async () => {
-    header.version = 2
-    header.headerLength = 72
-    header.compatible = 0n
-    header.autoclear = 0n
-    header.incompatible = 0n
-    header.rest = new Uint8Array(0)
-    await writeHeader(image, header)
-  })
+  await image.atRest(() =>
+    switchNames(image.name, image.file, header, {
+      version: 2,
+      headerLength: 72,
+      compatible: 0n,
+      autoclear: 0n,
+      incompatible: 0n,
+      rest: new Uint8Array(0),
+    }),
+  )
 }
 
 /** Allocates the whole disk ahead: its map alone, its space in the file too, or with zeroes written everywhere. */

@@ -11,14 +11,17 @@ import {
   readBitmaps,
   readBitmapTable,
 } from './bitmaptable.ts'
-import { AUTOCLEAR_BITMAPS, headerCluster } from './header.ts'
+import { AUTOCLEAR_BITMAPS } from './header.ts'
 import type { Qcow2Image } from './image.ts'
+import { switchNames } from './switch.ts'
 
 interface Bitmap {
   entry: BitmapEntry
   /** A bit for each 2^granularityBits bytes of the disk, the first in the lowest bit; undefined while on the medium alone. */
   bits: Uint8Array | undefined
   changed: boolean
+  /** While a backup works from the bitmap: what was written since. */
+  since?: Uint8Array | undefined
 }
 
 /** Offset of a directory entry's flags. */
@@ -73,7 +76,10 @@ export class Bitmaps {
     for (const bitmap of this.#bitmaps) {
       if (!follows(bitmap)) continue
       const unit = 2 ** bitmap.entry.granularityBits
-      setRange(bitmap.bits!, Math.floor(at / unit), Math.ceil((at + length) / unit))
+      const first = Math.floor(at / unit)
+      const end = Math.ceil((at + length) / unit)
+      setRange(bitmap.bits!, first, end)
+      if (bitmap.since !== undefined) setRange(bitmap.since, first, end)
       bitmap.changed = true
     }
     if (this.#marked) return
@@ -112,9 +118,33 @@ export class Bitmaps {
     await this.#change(() => this.#bitmaps.push({ entry, bits: new Uint8Array(this.#bytes(entry)), changed: true }))
   }
 
+  /** Takes the bits for a backup, which then has the bitmap for itself until {@link thaw}; no write may be under way. */
+  async freeze(name: string): Promise<{ bits: Uint8Array; granularity: number }> {
+    const bits = await this.bits(name)
+    const bitmap = this.#free('use', name)
+    bitmap.since = new Uint8Array(bits.length)
+    return { bits: bits.slice(), granularity: 2 ** bitmap.entry.granularityBits }
+  }
+
+  /** Ends {@link freeze}: the bits `keep` stay set, beside those of what was written since. */
+  async thaw(name: string, keep: Uint8Array): Promise<void> {
+    const bitmap = this.#find(name)
+    await this.#change(() => {
+      const { since } = bitmap
+      bitmap.since = undefined
+      bitmap.changed = true
+      for (let index = 0; index < keep.length; index++) bitmap.bits![index] = keep[index]! | since![index]!
+    })
+  }
+
+  /** Whether a backup works from the bitmap. */
+  isFrozen(name: string): boolean {
+    return this.#find(name).since !== undefined
+  }
+
   /** Removes a bitmap. */
   async remove(name: string): Promise<void> {
-    const gone = this.#find(name)
+    const gone = this.#free('remove', name)
     await this.#change(() => {
       this.#bitmaps = this.#bitmaps.filter((bitmap) => bitmap !== gone)
     })
@@ -123,16 +153,17 @@ export class Bitmaps {
   /** Clears all bits. */
   async clear(name: string): Promise<void> {
     const bits = await this.bits(name)
+    const bitmap = this.#free('clear', name)
     await this.#change(() => {
       bits.fill(0)
-      this.#find(name).changed = true
+      bitmap.changed = true
     })
   }
 
   /** Makes a bitmap follow writes, or leave off. */
   async enable(name: string, enabled: boolean): Promise<void> {
     await this.bits(name)
-    const { entry } = this.#find(name)
+    const { entry } = this.#free(enabled ? 'enable' : 'disable', name)
     await this.#change(() => {
       entry.flags = enabled ? entry.flags | BITMAP_AUTO : entry.flags & ~BITMAP_AUTO
       this.#find(name).changed = true
@@ -142,7 +173,7 @@ export class Bitmaps {
   /** Sets in one bitmap what is set in another, which may have another granularity. */
   async merge(name: string, from: Uint8Array, granularity: number): Promise<void> {
     const bits = await this.bits(name)
-    const bitmap = this.#find(name)
+    const bitmap = this.#free('merge into', name)
     const unit = 2 ** bitmap.entry.granularityBits
     const units = bits.length * 8
     await this.#change(() => {
@@ -196,14 +227,13 @@ export class Bitmaps {
     const directory = bitmapDirectory(this.#bitmaps.map(({ entry }) => entry))
     const place = directory.length === 0 ? 0 : await this.#put(directory)
     await image.commit.flush()
-    header.bitmaps =
-      directory.length === 0
+    const none = directory.length === 0
+    await switchNames(image.name, file, header, {
+      bitmaps: none
         ? undefined
-        : { count: this.#bitmaps.length, reserved: 0, directorySize: directory.length, directoryOffset: place }
-    header.autoclear =
-      directory.length === 0 ? header.autoclear & ~AUTOCLEAR_BITMAPS : header.autoclear | AUTOCLEAR_BITMAPS
-    await file.write(0, bytesVec(headerCluster(image.name, header)))
-    await file.flush()
+        : { count: this.#bitmaps.length, reserved: 0, directorySize: directory.length, directoryOffset: place },
+      autoclear: none ? header.autoclear & ~AUTOCLEAR_BITMAPS : header.autoclear | AUTOCLEAR_BITMAPS,
+    })
     for (const bitmap of this.#bitmaps) bitmap.changed = false
     this.#stored = directory.length > 0
     this.#touched = false
@@ -308,7 +338,19 @@ export class Bitmaps {
     return found
   }
 
-  #refuse(verb: string, name: string, why: string, code: 'EINVAL' | 'EEXIST' | 'ENOTSUP' = 'EINVAL'): BlockError {
+  /** A bitmap that no backup works from. */
+  #free(verb: string, name: string): Bitmap {
+    const bitmap = this.#find(name)
+    if (bitmap.since !== undefined) throw this.#refuse(verb, name, 'a backup works from it', 'EBUSY')
+    return bitmap
+  }
+
+  #refuse(
+    verb: string,
+    name: string,
+    why: string,
+    code: 'EINVAL' | 'EEXIST' | 'ENOTSUP' | 'EBUSY' = 'EINVAL',
+  ): BlockError {
     return new BlockError(code, `Cannot ${verb} bitmap '${name}' of ${this.#image.name}: ${why}`)
   }
 }

@@ -141,7 +141,7 @@ export async function createQcow2(file: BlockDevice, options: Qcow2CreateOptions
   await file.zero(header.l1Offset, l1Clusters * clusterSize)
   await file.flush()
   // The header last: a file that is cut off in the making is no image.
-  await file.write(0, bytesVec(headerCluster(options.name, header)))
+  await file.write(0, bytesVec(headerCluster(options.name, header).cluster))
   await file.flush()
   return header
 }

@@ -308,11 +308,15 @@ function featureTable(): Uint8Array {
   return table
 }
 
+/** What a power cut does not tear, bytes. */
+export const SECTOR = 512
+
 /**
- * The header's whole cluster: fixed part, extensions, backing file name, whose place it notes in `header`. What may change in an image's life comes before the
- * table of feature names, so that it stays within the first 512 bytes, which a power cut does not tear.
+ * The header's whole cluster: fixed part, extensions, backing file name, whose place it notes in `header`. All but a long name is
+ * in the first 512 bytes, which a power cut does not tear; such a name avoids the place of the one that `header` has. `end` is
+ * where the extensions end.
  */
-export function headerCluster(name: string, header: Header): Uint8Array {
+export function headerCluster(name: string, header: Header): { cluster: Uint8Array; end: number } {
   const cluster = new Uint8Array(2 ** header.clusterBits)
   const extensions: Extension[] = []
   if (header.bitmaps !== undefined) {
@@ -327,23 +331,33 @@ export function headerCluster(name: string, header: Header): Uint8Array {
   const needed = (list: readonly Extension[]) =>
     list.reduce((sum, { data }) => sum + ExtensionHead.size + Math.ceil(data.length / 8) * 8, ExtensionHead.size)
   if (header.version === 3) {
+    // Names for people; an image that needs the room for other things does without.
     const features = { type: EXTENSION_FEATURE_NAMES, data: featureTable() }
-    const fits = header.headerLength + needed([...extensions, features]) + backing.length <= cluster.length
-    if (fits) extensions.push(features) // names for people; an image with small clusters does without
+    if (header.headerLength + needed([...extensions, features]) + backing.length <= SECTOR) extensions.push(features)
   }
-  if (backing.length > MAX_BACKING_NAME || header.headerLength + needed(extensions) + backing.length > cluster.length) {
+  const end = header.headerLength + needed(extensions)
+  const at = nameOffset(header, end, backing.length, cluster.length)
+  if (backing.length > MAX_BACKING_NAME || end > cluster.length || at === undefined) {
     throw new BlockError('EINVAL', `Cannot write the header of ${name}: its names are too long`)
   }
-  let at = header.headerLength
+  let next = header.headerLength
   for (const { type, data } of extensions) {
-    ExtensionHead.write(cluster, { type, length: data.length }, at)
-    cluster.set(data, at + ExtensionHead.size)
-    at += ExtensionHead.size + Math.ceil(data.length / 8) * 8
+    ExtensionHead.write(cluster, { type, length: data.length }, next)
+    cluster.set(data, next + ExtensionHead.size)
+    next += ExtensionHead.size + Math.ceil(data.length / 8) * 8
   }
-  at += ExtensionHead.size
   cluster.set(backing, at)
   header.backingOffset = backing.length === 0 ? 0 : at
   header.backingSize = backing.length
   cluster.set(fixedBytes(header))
-  return cluster
+  return { cluster, end }
+}
+
+/** Where a backing file's name goes: with the rest if it fits there, else where the present one is not. */
+function nameOffset(header: Header, end: number, length: number, limit: number): number | undefined {
+  if (end + length <= SECTOR) return end
+  const first = Math.max(end, SECTOR)
+  const used = header.backingOffset
+  const clear = (at: number) => at + length <= used || at >= used + header.backingSize
+  return [first, used + header.backingSize, end].find((at) => at >= end && clear(at) && at + length <= limit)
 }

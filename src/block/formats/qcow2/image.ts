@@ -1,7 +1,7 @@
 /** An open qcow2 image: its parts put together, without any data movement of its own. */
 import type { BlockDevice } from '../../device.ts'
 import { BlockError, blockError, errnoOf } from '../../error.ts'
-import type { Allocation, Image, Mapping, PackedAllocation, Tracker } from '../../image.ts'
+import type { Allocation, BackingFile, Image, Mapping, PackedAllocation, Tracker } from '../../image.ts'
 import { bytesVec } from '../../iovec.ts'
 import { readPadded } from '../../mover.ts'
 import { after, type Now, rescue } from '../../now.ts'
@@ -27,7 +27,7 @@ import { Placed } from './placed.ts'
 import { Refcounts } from './refcounts.ts'
 import { findSnapshot, type SnapshotOptions, Snapshots } from './snapshots.ts'
 import { readSnapshots, type Snapshot } from './snapshottable.ts'
-import { HeaderLost } from './switch.ts'
+import { HeaderLost, switchNames } from './switch.ts'
 
 /** Memory for metadata unless an option says otherwise, bytes. */
 export const DEFAULT_METADATA_LIMIT = 32 << 20
@@ -62,7 +62,7 @@ export class Qcow2Image implements Image {
   readonly name: string
   readonly clusterSize: number
   readonly file: BlockDevice
-  readonly backing?: BlockDevice
+  backing: BlockDevice | undefined
   readonly dataFile: BlockDevice | undefined
   readonly traffic = new Traffic()
   readonly header: Header
@@ -80,7 +80,7 @@ export class Qcow2Image implements Image {
     this.header = header
     this.readOnly = options.readOnly ?? file.readOnly
     this.clusterSize = 2 ** header.clusterBits
-    if (options.backing !== undefined) this.backing = options.backing
+    this.backing = options.backing
     this.dataFile = options.dataFile
     this.#options = options
     this.#packer = new Packer(this.name, file, header, options.codecs)
@@ -192,6 +192,22 @@ export class Qcow2Image implements Image {
       if (bitmaps === undefined || bitmaps.list.length === 0) return change()
       return after(bitmaps.loadAll(), () => after(change(), () => bitmaps.resized()))
     })
+  }
+
+  async changeBacking(backing: BackingFile | undefined): Promise<void> {
+    await this.nameBacking(backing?.name, backing?.format)
+    this.backing = backing?.device
+  }
+
+  /** Names another backing file, or none, durably, and does nothing else: what the disk shows when it is next opened may change. */
+  nameBacking(backingFile: string | undefined, backingFormat: string | undefined): Promise<void> {
+    const { name, file, header } = this
+    return this.atRest(() =>
+      switchNames(name, file, header, {
+        backingFile,
+        backingFormat: backingFile === undefined ? undefined : backingFormat,
+      }),
+    )
   }
 
   /** All internal snapshots. */
@@ -353,6 +369,7 @@ export class Qcow2Image implements Image {
   #map(l1: Uint8Array, header: Header, allocator: Allocator, readOnly: boolean, placed?: Placed): ClusterMap {
     const { name, file, dataFile } = this
     const limit = this.#options.metadataLimit ?? DEFAULT_METADATA_LIMIT
+    const image = this
     return new ClusterMap(
       {
         name,
@@ -360,7 +377,9 @@ export class Qcow2Image implements Image {
         file,
         dataFile,
         readOnly,
-        backingSize: this.backing?.size ?? 0,
+        get backingSize() {
+          return image.backing?.size ?? 0
+        },
         allocator,
         packer: this.#packer,
         placed: placed ?? new Placed(this.clusterSize, []),

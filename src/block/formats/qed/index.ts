@@ -111,6 +111,27 @@ export async function openQed(file: BlockDevice, header: QedHeader, options: Qed
       format.size = size
       return after(writeHeader(), () => file.flush())
     },
+    async nameBacking(backingFile: string | undefined, backingFmt: string | undefined) {
+      const before = { ...header }
+      const rest = header.features & ~(FEATURE_BACKING | FEATURE_BACKING_RAW)
+      const bytes = headerBytes(name, {
+        ...header,
+        features:
+          rest | (backingFile === undefined ? 0n : FEATURE_BACKING) | (backingFmt === 'raw' ? FEATURE_BACKING_RAW : 0n),
+        backingFile,
+      })
+      // A power cut tears what is longer than a sector.
+      if (bytes.length > 512)
+        throw new BlockError('ENOTSUP', `Cannot change the backing file of ${name}: its name is too long`)
+      try {
+        Object.assign(header, readHeader(name, bytes, file.size), { backingFile })
+        await file.write(0, bytesVec(bytes))
+        await file.flush()
+      } catch (error) {
+        Object.assign(header, before)
+        throw error
+      }
+    },
   }
   const { backing } = options
   return new TwoLevelImage(backing === undefined ? format : Object.assign(format, { backing }))
