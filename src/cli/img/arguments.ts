@@ -2,7 +2,7 @@
 import type { CacheMode } from '../../block/disk.ts'
 import { getopt, type Option, type Parsed, UsageError } from '../getopt.ts'
 import { parseSize } from '../units.ts'
-import { type Console, Failure, misuse, PROGRAM } from './console.ts'
+import { type Console, Failure, Helped, misuse, PROGRAM } from './console.ts'
 
 /** Options that every verb has. */
 export const COMMON: readonly Option[] = [
@@ -10,9 +10,6 @@ export const COMMON: readonly Option[] = [
   { long: 'object', value: true },
   { long: 'image-opts' },
 ]
-
-/** `--help` was asked for, and has been given. */
-export class Helped extends Error {}
 
 /** Takes a verb's command line apart; with `--help` among it, prints the usage and throws {@link Helped}. */
 export function parse(argv: readonly string[], options: readonly Option[], usage: string, console: Console): Parsed {

@@ -28,6 +28,9 @@ export class Failure extends Error {
   }
 }
 
+/** `--help` was asked for, and has been given. */
+export class Helped extends Error {}
+
 /** A command line that cannot be obeyed, with where to find help. */
 export function misuse(message: string): Failure {
   return new Failure(`${message}\nTry '${PROGRAM} img --help' for more information`)

@@ -270,7 +270,7 @@ class Conversion {
     if (cloned !== undefined) return cloned.keep()
     let target: Target
     try {
-      target = await Target.make(this.#name, format, size, known, values)
+      target = await Target.make(this.#name, format, size, known, values, this.#targetFlags().cache !== 'unsafe')
     } catch (error) {
       if (error instanceof Failure || error instanceof Reason)
         throw new Failure(`${this.#name}: error while converting ${name}: ${error.message}`)

@@ -83,7 +83,7 @@ export async function dd(argv: readonly string[], console: Console): Promise<num
 
   async function make(name: string, format: ReturnType<typeof creatable>, length: number): Promise<Target> {
     try {
-      return await Target.make(name, format, length, optionsOf(format.name), new Map([['size', length]]))
+      return await Target.make(name, format, length, optionsOf(format.name), new Map([['size', length]]), false)
     } catch (error) {
       if (error instanceof Failure || error instanceof Reason)
         throw new Failure(`${name}: error while creating output image: ${error.message}`)

@@ -1,7 +1,6 @@
 /** `block86 img`: the sub-commands of qemu-img; each is loaded when it is called. */
 import { messageOf } from '../../block/error.ts'
-import { Helped } from './arguments.ts'
-import { type Console, misuse, PROGRAM, report } from './console.ts'
+import { type Console, Helped, misuse, PROGRAM, report } from './console.ts'
 
 /** A sub-command: takes what follows it on the command line, resolves to the exit status. */
 export type Command = (argv: readonly string[], console: Console) => Promise<number>

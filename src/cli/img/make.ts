@@ -1,7 +1,9 @@
 /** Makes new images for the verbs, with the checks and the words that people know from qemu-img. */
+import { closeSync, openSync } from 'node:fs'
 import { host } from '#host'
 import { asDevice, type BlockDevice } from '../../block/device.ts'
 import { errnoOf } from '../../block/error.ts'
+import { Unflushed } from '../../block/filters/unflushed.ts'
 import type { FormatDriver } from '../../block/format.ts'
 import { formats } from '../../block/formats/index.ts'
 import type { Gate } from '../../block/gate.ts'
@@ -18,7 +20,7 @@ export function creatable(name: string): FormatDriver {
   return format
 }
 
-/** Makes an image; what is there is gone. Failures have no name before them, and call the file `shown`. */
+/** Makes an image; what is there is gone. Failures have no name before them, and call the file `shown`. Unless `durable`, nothing is flushed. */
 export async function makeImage(
   name: string,
   format: FormatDriver,
@@ -26,6 +28,7 @@ export async function makeImage(
   known: readonly FormatOption[],
   values: OptionValues,
   shown = name,
+  durable = true,
 ): Promise<void> {
   checkValues(format.name, size, values)
   const options = libraryOptions(known, values)
@@ -33,7 +36,7 @@ export async function makeImage(
   delete own.size
   if (format.name === 'raw' && preallocation !== undefined && !/^(off|falloc|full)$/.test(String(preallocation)))
     throw new Failure(`invalid parameter value: ${preallocation}`)
-  const file = await makeFile(name, format, size, preallocation, shown)
+  const file = await makeFile(name, format, size, preallocation, shown, durable)
   try {
     if (format.name === 'raw') {
       // What has a size of its own, as an NBD export, may be larger.
@@ -63,19 +66,33 @@ function isUrl(name: string): boolean {
   return /^(?!file:)[a-z][a-z0-9+.-]*:/i.test(name.split('/', 1)[0]!)
 }
 
+/** Makes a file that nobody waits for to be durable; false if there is one of the name. */
+function makeEmpty(path: string): boolean {
+  try {
+    closeSync(openSync(path, 'wx'))
+    return true
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false
+    throw error
+  }
+}
+
 async function makeFile(
   name: string,
   format: FormatDriver,
   size: number,
   preallocation: unknown,
   shown: string,
+  durable: boolean,
 ): Promise<BlockDevice> {
   if (isUrl(name)) return openFile(name, { readOnly: false })
   const path = name.replace(/^file:(?:\/\/(?=\/))?/, '')
   const raw = format.name === 'raw'
   try {
-    await host.createFile(path, raw ? size : 0, raw ? (preallocation as 'falloc' | undefined) : undefined)
-    return asDevice(await host.openFile(path))
+    const anew = !durable && preallocation === undefined && makeEmpty(path)
+    if (!anew) await host.createFile(path, raw ? size : 0, raw ? (preallocation as 'falloc' | undefined) : undefined)
+    const file = asDevice(await host.openFile(path, { aio: 'threads' }))
+    return durable ? file : asDevice(new Unflushed(file))
   } catch (error) {
     const code = errnoOf(error)
     if (code === 'EBUSY')

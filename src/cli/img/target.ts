@@ -27,19 +27,20 @@ export class Target {
     this.#final = final
   }
 
-  /** Makes the image; failures have no name before them. */
+  /** Makes the image; failures have no name before them. Unless `durable`, it may be gone after a power cut. */
   static async make(
     name: string,
     format: FormatDriver,
     size: number,
     known: readonly FormatOption[],
     values: OptionValues,
+    durable: boolean,
   ): Promise<Target> {
     const final = await settled(name)
     if (final !== undefined) {
       const target = new Target(final + SUFFIX, final)
       try {
-        await makeImage(target.path, format, size, known, values, name)
+        await makeImage(target.path, format, size, known, values, name, durable)
         return target
       } catch (error) {
         if (
@@ -55,7 +56,7 @@ export class Target {
         // The folder takes no new file, but the file is there and may be written: in place, then.
       }
     }
-    await makeImage(name, format, size, known, values)
+    await makeImage(name, format, size, known, values, name, durable)
     return new Target(name, undefined)
   }
 
