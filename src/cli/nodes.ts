@@ -1,5 +1,6 @@
 /** Opens block nodes from names and option trees, as the tools' command lines give them. */
 import { readFileSync } from 'node:fs'
+import { host } from '#host'
 import { asDevice, type BlockDevice } from '../block/device.ts'
 import { BlockError, blockError } from '../block/error.ts'
 import { Blkdebug, type BlkdebugOptions, parseBlkdebug } from '../block/filters/blkdebug.ts'
@@ -105,7 +106,7 @@ function typedValue(value: OptionTree[string]): unknown {
 async function openFormat(format: string, options: OptionTree, defaults: NodeDefaults): Promise<BlockDevice> {
   const { file, backing, ...own } = options
   if (file === undefined) throw new BlockError('EINVAL', `A block device must be specified for "file"`)
-  const below = await openChild(file, { ...defaults, format: 'raw' })
+  const below = await openBelow(file, { ...defaults, format: 'raw' })
   try {
     const over = backing === undefined ? undefined : await openChild(backing, { ...defaults, readOnly: true })
     return await openImage(below, {
@@ -118,6 +119,21 @@ async function openFormat(format: string, options: OptionTree, defaults: NodeDef
     await below.close()
     throw error
   }
+}
+
+/** What a format is in: a file as it is, whose size need not be one of whole sectors. */
+function openBelow(child: OptionTree[string], defaults: NodeDefaults): Promise<BlockDevice> {
+  const tree = typeof child === 'string' ? { filename: child } : child
+  if (typeof tree === 'object' && !Array.isArray(tree) && tree.driver === undefined) {
+    const { filename } = tree
+    const plain = typeof filename === 'string' && typeof parseFileName(filename) === 'string' && !isUrl(filename)
+    if (plain && tree.file === undefined) return openTree({ ...tree, driver: 'file' }, defaults)
+  }
+  return openChild(child, defaults)
+}
+
+function isUrl(name: string): boolean {
+  return /^(?!file:)[a-z][a-z0-9+.-]*:/i.test(name.split('/', 1)[0]!)
 }
 
 function openChild(child: OptionTree[string], defaults: NodeDefaults): Promise<BlockDevice> {
@@ -143,7 +159,14 @@ const openFile: Open = async (options, defaults) => {
   const { filename, ...rest } = options
   if (typeof filename !== 'string') throw new BlockError('EINVAL', "The 'file' block driver requires a file name")
   refuseRest(rest, 'file')
-  return openImage(filename, { ...ownOptions(defaults), format: 'raw' })
+  const { readOnly, cache, aio, locking } = defaults
+  const driver = await host.openFile(filename.replace(/^file:(?:\/\/(?=\/))?/, ''), {
+    readOnly: readOnly ?? false,
+    direct: cache === 'none' || cache === 'directsync',
+    ...(aio === undefined ? {} : { aio }),
+    ...(locking === undefined ? {} : { locking }),
+  })
+  return asDevice(driver)
 }
 
 const openNbd: Open = async (options, defaults) => {

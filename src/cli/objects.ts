@@ -35,6 +35,8 @@ function jsonObject(text: string): OptionTree {
 /** The object `id` of one of the types; says which id is wrong. */
 export function objectOf(objects: Objects | undefined, id: string, ...types: readonly string[]): OptionTree {
   const object = objects?.get(id)
+  if (object === undefined && types[0] === 'throttle-group')
+    throw new BlockError('ENOENT', `Throttle group '${id}' does not exist`)
   if (object === undefined)
     throw new BlockError('ENOENT', `No ${types[0]?.replace(/-(x509|psk)$/, '')} object with id '${id}'`)
   if (types.includes(object['qom-type'] as string)) return object

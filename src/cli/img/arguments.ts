@@ -1,6 +1,7 @@
 /** Command lines of the `img` verbs, and the values in them. */
 import type { CacheMode } from '../../block/disk.ts'
 import { getopt, type Option, type Parsed, UsageError } from '../getopt.ts'
+import { parseObjects } from '../objects.ts'
 import { parseSize } from '../units.ts'
 import { type Console, Failure, Helped, misuse, PROGRAM } from './console.ts'
 
@@ -11,7 +12,7 @@ export const COMMON: readonly Option[] = [
   { long: 'image-opts' },
 ]
 
-/** Takes a verb's command line apart; with `--help` among it, prints the usage and throws {@link Helped}. */
+/** Takes a verb's command line apart, objects too; with `--help` among it, prints the usage and throws {@link Helped}. */
 export function parse(argv: readonly string[], options: readonly Option[], usage: string, console: Console): Parsed {
   let parsed: Parsed
   try {
@@ -24,7 +25,7 @@ export function parse(argv: readonly string[], options: readonly Option[], usage
     console.out.write(usage)
     throw new Helped()
   }
-  for (const object of parsed.all('object')) checkObject(object)
+  console.objects = parseObjects(parsed.all('object'))
   return parsed
 }
 
@@ -34,23 +35,6 @@ function inTheirWords(message: string): string {
   const lacking = /^option requires an argument -- '(.)'/.exec(message) ?? /^option '--(.*)' requires an/.exec(message)
   if (lacking) return `missing argument for option '${lacking[1]!.length === 1 ? '-' : '--'}${lacking[1]}'`
   return message
-}
-
-/** Objects that there are, though only nodes that use one need it. */
-const OBJECTS = ['secret', 'throttle-group', 'tls-creds-x509', 'tls-creds-psk', 'tls-creds-anon', 'iothread']
-
-function checkObject(text: string): void {
-  const type = text.startsWith('{') ? jsonType(text) : /^(?:qom-type=)?([^,]*)/.exec(text)![1]!
-  if (!OBJECTS.includes(type)) throw new Failure(`Parameter 'qom-type' does not accept value '${type}'`)
-  if (!/(^|,)id=/.test(text) && !text.startsWith('{')) throw new Failure("Parameter 'id' is missing")
-}
-
-function jsonType(text: string): string {
-  try {
-    return String((JSON.parse(text) as Record<string, unknown>)['qom-type'])
-  } catch {
-    throw new Failure('JSON parse error, expecting value')
-  }
 }
 
 /** `human` or `json`. */

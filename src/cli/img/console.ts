@@ -1,5 +1,7 @@
 /** Where the verbs of `block86 img` print to, and how one of them says that it failed. */
 
+import type { Objects } from '../objects.ts'
+
 /** Takes text. */
 export interface Output {
   write(text: string): unknown
@@ -11,6 +13,8 @@ export interface Console {
   readonly err: Output
   /** Somebody reads `out` on a terminal of so many columns. */
   readonly terminal?: { readonly columns: number }
+  /** What `--object` made, for the nodes that refer to it. */
+  objects?: Objects
 }
 
 /** The name that messages begin with. */

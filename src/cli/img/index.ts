@@ -71,7 +71,7 @@ export async function runImg(argv: readonly string[], version: string, console: 
     if (name.startsWith('-')) throw misuse(`unrecognized option '${name}'`)
     if (!Object.hasOwn(commands, name)) throw misuse(`Command not found: ${name}`)
     const command = await commands[name]!.load()
-    return await command(rest, console)
+    return await command(rest, { ...console })
   } catch (error) {
     if (error instanceof Helped) return 0
     report(console, messageOf(error))

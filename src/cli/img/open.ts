@@ -73,7 +73,8 @@ export async function openGiven(
 ): Promise<Opened> {
   if (imageOptions && format !== undefined) throw new Failure('--image-opts and --format are mutually exclusive')
   try {
-    const opened = await openPlace(placeOf(name, imageOptions), name, format, flags, [])
+    const nodes = { ...(console.objects === undefined ? {} : { objects: console.objects }), ...flags.nodes }
+    const opened = await openPlace(placeOf(name, imageOptions), name, format, { ...flags, nodes }, [])
     if (
       format === undefined &&
       !imageOptions &&
