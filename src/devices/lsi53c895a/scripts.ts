@@ -513,7 +513,6 @@ export class ScriptsProcessor {
     const target = this.#host.fetch(this.#get(reg.SFS), dsp)
     if (target === undefined) return this.#fault(reg.DSTAT_BF)
     this.#set(reg.DSP, dsp + 4)
-    this.#set(reg.TEMP, target)
     const length = instruction & 0xffffff
     this.#idle += length >>> 6
     if (length === 0 || ((source ^ target) & 3) !== 0) return this.#fault(reg.DSTAT_IID)

@@ -310,6 +310,18 @@ describe('memory moves, load and store (5.7, 5.8)', () => {
     expect(chip.r8(reg.DSTAT)).toBe(reg.DSTAT_DFE | reg.DSTAT_BF)
   })
 
+  test('MOVE MEMORY to and from TEMP: drivers of chips without LOAD and STORE keep their data pointer there', () => {
+    const chip = machine()
+    chip.w32(reg.TEMP, 0x11223344)
+    chip.run(
+      s.memoryMove(4, BUFFER, chip.base + reg.SCRATCHA),
+      s.memoryMove(4, chip.base + reg.TEMP, BUFFER + 4),
+      s.int(1),
+    )
+    expect([chip.r32(reg.DSPS), chip.bus.memory.data.getUint32(BUFFER + 4, true)]).toEqual([1, 0x11223344])
+    expect(chip.r32(reg.TEMP)).toBe(0x11223344)
+  })
+
   test('a MOVE MEMORY from one alignment to another, or of no bytes, is an illegal instruction', () => {
     const chip = machine()
     for (const words of [s.memoryMove(4, BUFFER + 1, BUFFER + 2), s.memoryMove(0, BUFFER, BUFFER)]) {
