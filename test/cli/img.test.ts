@@ -145,6 +145,28 @@ describe('JSON', () => {
   })
 })
 
+describe('the target of convert', () => {
+  test('is what it was when it cannot be made, and nothing is left beside it', async () => {
+    fs.writeFileSync('kept.raw', 'as it was')
+    const { status, err } = await run(
+      'convert --image-opts driver=blkdebug,inject-error.0.event=read_aio,image.filename=base.raw kept.raw',
+    )
+    expect(err).toMatch(/^block86: error while reading at byte 0: Input\/output error\n/)
+    expect(status).toBe(1)
+    expect(fs.readFileSync('kept.raw', 'utf8')).toBe('as it was')
+    expect(fs.readdirSync('.').filter((name) => name.includes('partial'))).toEqual([])
+  })
+
+  test('stays a link, and keeps its mode', async () => {
+    fs.writeFileSync('real.raw', 'old', { mode: 0o604 })
+    fs.symlinkSync('real.raw', 'link.raw')
+    expect((await run('convert base.raw link.raw')).status).toBe(0)
+    expect(fs.readlinkSync('link.raw')).toBe('real.raw')
+    expect(fs.readFileSync('real.raw').equals(fs.readFileSync('base.raw'))).toBe(true)
+    expect(fs.statSync('real.raw').mode & 0o777).toBe(0o604)
+  })
+})
+
 describe('map --picture', () => {
   test('draws the disk and each file of the chain', async () => {
     expect(await run('map --picture out.svg top.qcow2')).toEqual({ out: '', err: '', status: 0 })

@@ -64,7 +64,7 @@ describe('convert that is killed', () => {
         signal === 'SIGKILL' ? { status: null, signal } : { status: statuses[signal], signal: null },
       )
     expect(whole && percent < 100).toBe(false)
-    if (signal !== 'SIGKILL') expect(fs.existsSync(`${target}.partial`)).toBe(false)
+    if (signal !== 'SIGKILL') expect(fs.existsSync(`${target}.block86-partial`)).toBe(false)
     // Killed at the very end it may have been done.
     const now = fs.existsSync(target) ? fs.readFileSync(target) : undefined
     const done = format === 'raw' && now?.length === bytes.length
@@ -75,7 +75,7 @@ describe('convert that is killed', () => {
     expect(status).toBe(0)
     expect(fs.readFileSync(target).equals(bytes)).toBe(true)
     if (old !== undefined) expect(fs.statSync(target).mode & 0o777).toBe(0o640)
-    expect(fs.existsSync(`${target}.partial`)).toBe(false)
+    expect(fs.existsSync(`${target}.block86-partial`)).toBe(false)
     fs.rmSync(target)
   })
 })

@@ -279,7 +279,7 @@ class Conversion {
     let opened: Opened | undefined
     try {
       opened = await openPlace(target.path, target.path, name, this.#targetFlags(), [])
-      const zeroed = this.#settings.sparse > 0 && !preallocated(values)
+      const zeroed = target.fresh && this.#settings.sparse > 0 && !preallocated(values)
       const zeroFrom = !zeroed ? Number.POSITIVE_INFINITY : backed ? (opened.backing?.device.size ?? 0) : 0
       await this.#copy(opened, progress, zeroFrom, backed)
       await this.#finish(opened)

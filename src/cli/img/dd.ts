@@ -60,7 +60,7 @@ export async function dd(argv: readonly string[], console: Console): Promise<num
           const job = convert(
             [{ device: source.device, offset: Math.min(offset, source.device.size), length }],
             opened.device,
-            { signal, zeroFrom: 0 },
+            { signal, ...(target.fresh ? { zeroFrom: 0 } : {}) },
           )
           for await (const _ of job);
           signal.throwIfAborted()

@@ -1,5 +1,5 @@
 /** Makes new images for the verbs, with the checks and the words that people know from qemu-img. */
-import { closeSync, openSync } from 'node:fs'
+import { closeSync, openSync, statSync } from 'node:fs'
 import { host } from '#host'
 import { asDevice, type BlockDevice } from '../../block/device.ts'
 import { errnoOf } from '../../block/error.ts'
@@ -40,7 +40,7 @@ export async function makeImage(
   try {
     if (format.name === 'raw') {
       // What has a size of its own, as an NBD export, may be larger.
-      if (file.size < size || (file.size > size && !isUrl(name))) await file.resize(size)
+      if (file.size < size || (file.size > size && !isFixed(name))) await file.resize(size)
       return
     }
     const gate: Gate = {
@@ -60,6 +60,11 @@ export async function makeImage(
   } finally {
     await file.close()
   }
+}
+
+/** Whether it is a place with a size of its own: of another host, or a device. */
+function isFixed(name: string): boolean {
+  return isUrl(name) || (statSync(name, { throwIfNoEntry: false })?.isBlockDevice() ?? false)
 }
 
 function isUrl(name: string): boolean {
@@ -85,7 +90,7 @@ async function makeFile(
   shown: string,
   durable: boolean,
 ): Promise<BlockDevice> {
-  if (isUrl(name)) return openFile(name, { readOnly: false })
+  if (isFixed(name)) return openFile(name, { readOnly: false })
   const path = name.replace(/^file:(?:\/\/(?=\/))?/, '')
   const raw = format.name === 'raw'
   try {

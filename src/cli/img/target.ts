@@ -1,6 +1,6 @@
 /**
  * The image that convert and dd make. It grows under another name and takes its own when it is whole: whoever kills the tool at any
- * moment finds what was there before, or nothing, and beside it at most a file that ends in `.partial`.
+ * moment finds what was there before, or nothing, and beside it at most a file that ends in `.block86-partial`.
  */
 import { chmodSync, chownSync, existsSync, realpathSync, renameSync, rmSync, statSync } from 'node:fs'
 import path from 'node:path'
@@ -14,16 +14,19 @@ import { makeImage } from './make.ts'
 import { type Flags, openFile } from './open.ts'
 import { Reason } from './reasons.ts'
 
-const SUFFIX = '.partial'
+const SUFFIX = '.block86-partial'
 
 /** A place that an image is made in. */
 export class Target {
   /** Where it is while it is made. */
   readonly path: string
+  /** It reads as zeroes: it is a new file, not a device or a place elsewhere. */
+  readonly fresh: boolean
   readonly #final: string | undefined
 
-  private constructor(place: string, final: string | undefined) {
+  private constructor(place: string, final: string | undefined, fresh = true) {
     this.path = place
+    this.fresh = fresh
     this.#final = final
   }
 
@@ -57,7 +60,7 @@ export class Target {
       }
     }
     await makeImage(name, format, size, known, values, name, durable)
-    return new Target(name, undefined)
+    return new Target(name, undefined, final !== undefined)
   }
 
   /** Makes the image as a copy that shares the space of the file `from`; undefined where the file system cannot. */

@@ -167,6 +167,18 @@ describe('convert', () => {
     expect((await image.map(MIB, 512)).kind).toBe('hole')
   })
 
+  test('puts compressed clusters behind each other, across the clusters of the file', async () => {
+    const data = bytes(64 * 65536)
+    // Every other part of a cluster compresses to nothing: some 40 KiB of it are left.
+    for (let at = 0; at < data.length; at += 65536) data.fill(7, at, at + 24_000)
+    const target = await qcow2(data.length)
+    await convert([{ device: await filled(data.length, [0, data]) }], target, { compress: true, zeroFrom: 0 }).run()
+    await expectBytes(target, data)
+    const { file } = (target.driver as ImageDevice).image
+    await target.close()
+    expect(file.size).toBeLessThan(64 * 42_000 + 8 * 65536)
+  })
+
   test('ends at once when it is canceled, with nothing under way', async () => {
     const source = await filled(64 * MIB, [0, bytes(64 * MIB)])
     const target = new Faulty(asDevice(new Memory(64 * MIB)))

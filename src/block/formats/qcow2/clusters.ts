@@ -406,8 +406,20 @@ export class ClusterMap {
     }
     return after(this.#take(1), (space) => {
       const start = space.cluster * this.#clusterSize
-      this.#packedEnd = start + length
-      return start
+      const apart = () => {
+        this.#packedEnd = start + length
+        return start
+      }
+      if (room === 0 || start !== at + room || this.#packedEnd !== at) return apart()
+      // The next cluster follows the open one: what is left of that is used too.
+      this.#packedEnd = at + length
+      return rescue(
+        () => after(allocator.share(start / this.#clusterSize - 1), () => at),
+        (error) => {
+          if (errnoOf(error) !== 'EFBIG') throw error
+          return apart()
+        },
+      )
     })
   }
 
