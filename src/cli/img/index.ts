@@ -83,6 +83,12 @@ export async function runImg(argv: readonly string[], version: string, console: 
 /** Runs the verb on this process' standard output and error. */
 export function img(argv: readonly string[], version: string): Promise<number> {
   const { stdout, stderr } = process
+  // Whoever read the output may have seen enough; the work goes on.
+  for (const stream of [stdout, stderr]) {
+    stream.on('error', (error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EPIPE') throw error
+    })
+  }
   return runImg(argv, version, {
     out: stdout,
     err: stderr,
