@@ -20,6 +20,7 @@ const packages: Readonly<Record<string, string>> = {
   debugfs: 'e2fsprogs',
   e2fsck: 'e2fsprogs',
   sg_vpd: 'sg3-utils',
+  'mkfs.btrfs': 'btrfs-progs',
   psktool: 'gnutls-bin',
   zsh: 'zsh',
   openssl: 'openssl',

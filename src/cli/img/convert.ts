@@ -332,8 +332,9 @@ class Conversion {
   async #clone(values: OptionValues): Promise<Target | undefined> {
     const { job, format, explicitSparse, snapshot } = this.#settings
     const [source, ...more] = this.#sources
-    const simple =
-      more.length === 0 && format === 'raw' && source!.format === 'raw' && source!.device.driver.plain !== undefined
+    const plain = source!.device.driver.plain
+    const whole = plain?.offset === 0 && plain.device === source!.file && source!.device.size === source!.file.size
+    const simple = more.length === 0 && format === 'raw' && source!.format === 'raw' && whole
     if (!simple || explicitSparse || snapshot !== undefined || preallocated(values) || job.speed) return undefined
     if (source!.file.driver.name !== 'file') return undefined
     try {

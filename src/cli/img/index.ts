@@ -92,6 +92,6 @@ export function img(argv: readonly string[], version: string): Promise<number> {
   return runImg(argv, version, {
     out: stdout,
     err: stderr,
-    ...(stdout.isTTY ? { terminal: { columns: stdout.columns } } : {}),
+    ...(stdout.isTTY ? { terminal: { columns: stdout.columns || 80 } } : {}),
   })
 }
