@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { host } from '#host'
 import { asDevice, type BlockDevice } from '../block/device.ts'
-import { BlockError, blockError } from '../block/error.ts'
+import { BlockError, errnoOf } from '../block/error.ts'
 import { Blkdebug, type BlkdebugOptions, parseBlkdebug } from '../block/filters/blkdebug.ts'
 import { Blklogwrites } from '../block/filters/blklogwrites.ts'
 import { Blkverify } from '../block/filters/blkverify.ts'
@@ -12,6 +12,7 @@ import { refuseUnknown } from '../block/format.ts'
 import { formats } from '../block/formats/index.ts'
 import { type ImageOptions, openImage } from '../block/open.ts'
 import { Null } from '../block/protocols/null.ts'
+import { fileReason, Reason, strerror } from './img/reasons.ts'
 import { clientTls } from './nbd/tls.ts'
 import { type OptionTree, parseFileName, parseKeyValues, treeOf } from './node-options.ts'
 import { type Objects, objectOf } from './objects.ts'
@@ -23,10 +24,12 @@ export interface NodeDefaults extends Pick<ImageOptions, 'format' | 'readOnly' |
   objects?: Objects
   /** Hears what filters have to say while they work. */
   log?: (text: string) => void
+  /** Told of an image that may be written and that was guessed to be raw. */
+  warnOfRaw?: (name: string) => void
 }
 
 /** The part of the defaults that an image is opened with. */
-function ownOptions({ objects, log, ...rest }: NodeDefaults): ImageOptions {
+function ownOptions({ objects, log, warnOfRaw, ...rest }: NodeDefaults): ImageOptions {
   return rest
 }
 
@@ -44,6 +47,7 @@ export async function openTree(tree: OptionTree, defaults: NodeDefaults): Promis
   const common = takeCommon(options, defaults)
   if (driver === undefined && typeof options.filename === 'string' && options.file === undefined) {
     const { filename, ...rest } = options
+    if (Object.keys(rest).length === 0) return openNamed(filename, common)
     return openImage(filename, { ...ownOptions(common), ...typed(rest) })
   }
   if (driver === undefined) return openFormat(common.format ?? 'probe', options, common)
@@ -106,7 +110,7 @@ function typedValue(value: OptionTree[string]): unknown {
 async function openFormat(format: string, options: OptionTree, defaults: NodeDefaults): Promise<BlockDevice> {
   const { file, backing, ...own } = options
   if (file === undefined) throw new BlockError('EINVAL', `A block device must be specified for "file"`)
-  const below = await openBelow(file, { ...defaults, format: 'raw' })
+  const below = await openChild(file, { ...defaults, format: 'raw' })
   try {
     const over = backing === undefined ? undefined : await openChild(backing, { ...defaults, readOnly: true })
     return await openImage(below, {
@@ -121,24 +125,39 @@ async function openFormat(format: string, options: OptionTree, defaults: NodeDef
   }
 }
 
-/** What a format is in: a file as it is, whose size need not be one of whole sectors. */
-function openBelow(child: OptionTree[string], defaults: NodeDefaults): Promise<BlockDevice> {
-  const tree = typeof child === 'string' ? { filename: child } : child
-  if (typeof tree === 'object' && !Array.isArray(tree) && tree.driver === undefined) {
-    const { filename } = tree
-    const plain = typeof filename === 'string' && typeof parseFileName(filename) === 'string' && !isUrl(filename)
-    if (plain && tree.file === undefined) return openTree({ ...tree, driver: 'file' }, defaults)
-  }
-  return openChild(child, defaults)
+/** Opens a name as the defaults' format: raw is what stands at the bottom. */
+async function openNamed(name: string, defaults: NodeDefaults): Promise<BlockDevice> {
+  const { format } = defaults
+  if (format === 'raw') return openBare(name, defaults)
+  const opened = await openImage(name, ownOptions(defaults))
+  if (format === 'probe' && opened.name === 'raw' && !opened.readOnly) defaults.warnOfRaw?.(name)
+  return opened
 }
 
-function isUrl(name: string): boolean {
-  return /^(?!file:)[a-z][a-z0-9+.-]*:/i.test(name.split('/', 1)[0]!)
+/** Opens what stands at the bottom: a file as it is, or what a URL names. */
+async function openBare(name: string, defaults: NodeDefaults): Promise<BlockDevice> {
+  const plain = name.replace(/^file:(?:\/\/(?=\/))?/, '')
+  if (plain === name && /^[a-z][a-z0-9+.-]*:/i.test(name.split('/', 1)[0]!))
+    return openImage(name, { ...ownOptions(defaults), format: 'raw' })
+  const { readOnly, cache, aio, locking } = defaults
+  try {
+    return asDevice(
+      await host.openFile(plain, {
+        readOnly: readOnly === true,
+        direct: cache === 'none' || cache === 'directsync',
+        ...(aio === undefined ? {} : { aio }),
+        ...(locking === undefined ? {} : { locking }),
+      }),
+    )
+  } catch (error) {
+    throw new Reason(errnoOf(error), fileReason(error, plain, readOnly === true))
+  }
 }
 
 function openChild(child: OptionTree[string], defaults: NodeDefaults): Promise<BlockDevice> {
-  if (typeof child === 'string') return openNode(child, defaults)
-  if (typeof child === 'object' && !Array.isArray(child)) return openTree(child, defaults)
+  const node = typeof child === 'string' ? parseFileName(child) : child
+  if (typeof node === 'string') return openNamed(node, defaults)
+  if (typeof node === 'object' && !Array.isArray(node)) return openTree(node, defaults)
   throw new BlockError('EINVAL', 'A block device reference is neither a name nor an object')
 }
 
@@ -159,14 +178,7 @@ const openFile: Open = async (options, defaults) => {
   const { filename, ...rest } = options
   if (typeof filename !== 'string') throw new BlockError('EINVAL', "The 'file' block driver requires a file name")
   refuseRest(rest, 'file')
-  const { readOnly, cache, aio, locking } = defaults
-  const driver = await host.openFile(filename.replace(/^file:(?:\/\/(?=\/))?/, ''), {
-    readOnly: readOnly ?? false,
-    direct: cache === 'none' || cache === 'directsync',
-    ...(aio === undefined ? {} : { aio }),
-    ...(locking === undefined ? {} : { locking }),
-  })
-  return asDevice(driver)
+  return openBare(filename, defaults)
 }
 
 const openNbd: Open = async (options, defaults) => {
@@ -202,7 +214,8 @@ const openBlkdebug: Open = async (options, defaults) => {
     try {
       fromFile = parseBlkdebug(readFileSync(config, 'utf8'), `blkdebug config file '${config}'`)
     } catch (error) {
-      throw blockError(error, 'Could not read blkdebug config file')
+      if (error instanceof BlockError) throw error
+      throw new Reason(errnoOf(error), `Could not read blkdebug config file: ${strerror(error)}`)
     }
   }
   const below = await openChild(child, { ...defaults, format: 'raw' })
@@ -240,7 +253,7 @@ const special: Readonly<Record<string, Open>> = {
   blkverify: async (options, defaults) => {
     const [test, raw] = [childOf(options, 'test', 'blkverify'), childOf(options, 'raw', 'blkverify')]
     refuseRest(options, 'blkverify')
-    return asDevice(new Blkverify(...(await openTwo(test, raw, defaults))))
+    return asDevice(new Blkverify(...(await openTwo(test, raw, { ...defaults, format: 'probe' }))))
   },
   blklogwrites: async (options, defaults) => {
     const [file, log] = [childOf(options, 'file', 'blklogwrites'), childOf(options, 'log', 'blklogwrites')]
@@ -257,6 +270,7 @@ const special: Readonly<Record<string, Open>> = {
     const { 'throttle-group': group, ...rest } = options
     refuseRest(rest, 'throttle')
     if (typeof group !== 'string') throw new BlockError('EINVAL', 'Please specify a throttle group')
+    if (!defaults.objects?.has(group)) throw new BlockError('ENOENT', `Throttle group '${group}' does not exist`)
     const limits = limitsOf(objectOf(defaults.objects, group, 'throttle-group'))
     return asDevice(new Throttle(await openChild(file, defaults), limits))
   },

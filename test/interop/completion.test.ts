@@ -23,7 +23,7 @@ afterEach(() => {
 async function terminal(command: string): Promise<(keys: string, expected: string) => Promise<void>> {
   shell = spawn('script', ['-qec', command, '/dev/null'], {
     cwd: folder.path,
-    env: { ...process.env, TERM: 'dumb', PS1: 'ready$ ', HOME: folder.path, HISTFILE: '' },
+    env: { ...process.env, TERM: 'dumb', HOME: folder.path, HISTFILE: '' },
   })
   let text = ''
   shell.stdout!.on('data', (piece: Buffer) => {
@@ -43,52 +43,52 @@ async function terminal(command: string): Promise<(keys: string, expected: strin
   }
 }
 
-/** Keys, and what the line is then; each line is thrown away afterwards. */
+/** Keys, and what the command then gets. */
 const CASES = [
-  ['block86 comp\tba\t', 'block86 completion bash'],
-  ['block86 img conv\t', 'block86 img convert'],
-  ['block86 img snaps\t', 'block86 img snapshot'],
-  ['block86 img create -f qcow2 --obj\t', 'block86 img create -f qcow2 --object'],
-  ['block86 img info --output js\t', 'block86 img info --output json'],
-  ['block86 io -t writet\t', 'block86 io -t writethrough'],
-  ['block86 io -c aio_f\t', 'block86 io -c aio_flush'],
-  ['block86 nbd --detect-zeroes=un\t', 'block86 nbd --detect-zeroes=unmap'],
-  ['block86 nbd --persis\t', 'block86 nbd --persistent'],
-  ['block86 nbd -k /s disk\t', 'block86 nbd -k /s disk\\ one.qcow2'],
-  ['block86 run -kern\t', 'block86 run -kernel'],
-  ['block86 img info ima\t', 'block86 img info images/'],
+  ['block86 comp\tba\t', '<completion><bash>'],
+  ['block86 img crea\t', '<img><create>'],
+  ['block86 img snaps\t', '<img><snapshot>'],
+  ['block86 img create -f qcow2 --obj\t', '<img><create><-f><qcow2><--object>'],
+  ['block86 img info --output js\t', '<img><info><--output><json>'],
+  ['block86 io -t writet\t', '<io><-t><writethrough>'],
+  ['block86 io -c aio_f\t', '<io><-c><aio_flush>'],
+  ['block86 nbd --detect-zeroes=un\t', '<nbd><--detect-zeroes=unmap>'],
+  ['block86 nbd --persis\t', '<nbd><--persistent>'],
+  ['block86 nbd -k /s disk\t', '<nbd><-k></s><disk one.qcow2>'],
+  ['block86 run -kern\t', '<run><-kernel>'],
+  ['block86 img info ima\t', '<img><info><images'],
 ] as const
+
+/** What the shell runs in place of the tool. */
+const STAND_IN = `block86() { printf 'gets '; printf '<%s>' "$@"; echo; }`
+
+async function completes(type: (keys: string, expected: string) => Promise<void>): Promise<void> {
+  for (const [keys, words] of CASES) await type(`${keys}\n`, `gets ${words}`)
+}
 
 describe.skipIf(lacks('script', 'bash'))('bash', () => {
   test('completes verbs, commands, options, their values and file names', async () => {
     writeFileSync(folder.file('block86.bash'), bashScript(await completions()))
     const type = await terminal('bash --norc --noprofile -i')
-    await type(". ./block86.bash; bind 'set bell-style none'; PS1='ready$ '\n", 'ready$ ')
-    for (const [keys, line] of CASES) {
-      await type(keys, line)
-      await type('\x03', 'ready$ ')
-    }
+    await type(`. ./block86.bash; ${STAND_IN}; echo $((6*7)) is it\n`, '42 is it')
+    await completes(type)
     await type('block86 \t\t', 'completion')
-    await type('\x03', 'ready$ ')
+    await type('\x15echo $((6*8)) is it\n', '48 is it')
     await type('block86 img co\t\t', 'compare')
   })
 })
 
 describe.skipIf(lacks('script', 'zsh'))('zsh', () => {
-  test('completes verbs, commands, options, their values and file names', async () => {
+  test.each([
+    'fpath=(./functions $fpath); autoload -U compinit; compinit -u -D',
+    'autoload -U compinit; compinit -u -D; . ./block86.zsh',
+  ])('completes verbs, commands, options, their values and file names: %s', async (load) => {
     mkdirSync(folder.file('functions'))
     writeFileSync(folder.file('functions/_block86'), zshScript(await completions()))
     writeFileSync(folder.file('block86.zsh'), zshScript(await completions()))
-    for (const load of ['fpath=(./functions $fpath); autoload -U compinit; compinit -u -D', '. ./block86.zsh']) {
-      const first = load.startsWith('fpath') ? load : `autoload -U compinit; compinit -u -D; ${load}`
-      const type = await terminal('zsh -f -i')
-      await type(`${first}; PS1='rea''dy$ '\n`, 'ready$ ')
-      for (const [keys, line] of CASES) {
-        await type(keys, line)
-        await type('\x03', 'ready$ ')
-      }
-      await type('block86 \t', 'serve an image over NBD')
-      shell!.kill('SIGKILL')
-    }
+    const type = await terminal('zsh -f -i')
+    await type(`${load}; ${STAND_IN}; echo $((6*7)) is it\n`, '42 is it')
+    await completes(type)
+    await type('block86 \t', 'serve an image over NBD')
   })
 })

@@ -27,11 +27,8 @@ export class Blkverify extends Filter {
       const found = into.gather()
       for (let i = 0; i < found.length; i++) {
         if (found[i] === expected[i]) continue
-        const where = `read of ${found.length} bytes at ${at}`
-        throw new BlockError(
-          'EIO',
-          `contents mismatch at offset ${at + i}: ${where}, ${found[i]} instead of ${expected[i]}`,
-        )
+        const where = `read offset=${at} bytes=${found.length}`
+        throw new BlockError('EIO', `blkverify: ${where} contents mismatch at offset ${at + i}`)
       }
     })
   }

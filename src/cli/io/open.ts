@@ -49,12 +49,14 @@ export async function openForIo(session: Session, name: string | undefined, flag
     nodes: {
       objects: parseObjects(session.objects),
       log: (text) => session.out(`${text}\n`),
+      warnOfRaw: (file) => warnOfRaw(session.console, file),
     },
   }
   const place = placeFor(name, flags)
   const opened = await openPlace(place, name ?? '', flags.format, opening, [])
-  if (opened.format === 'raw' && !readOnly && typeof place === 'string' && flags.format === undefined)
-    warnOfRaw(session.console, name!)
+  const guessed = flags.format === undefined && flags.options === undefined && !flags.imageOptions
+  if (guessed && opened.format === 'raw' && !readOnly && name?.startsWith('json:') === false)
+    warnOfRaw(session.console, name)
   try {
     let { device } = opened
     if (flags.snapshot) device = asDevice(new Overlay(device, asDevice(await host.temporaryFile())))

@@ -67,8 +67,15 @@ export class Session {
   async close(): Promise<void> {
     await this.drain()
     const open = this.#open
+    if (open === undefined) return
     this.#open = undefined
-    await open?.device.close()
+    if (!open.device.readOnly) {
+      // Whoever wanted to know whether it is durable has said flush.
+      await Promise.resolve()
+        .then(() => open.device.flush())
+        .catch(() => {})
+    }
+    await open.device.close()
   }
 
   /** Lets go of what breakpoints hold, and closes. */
@@ -81,7 +88,6 @@ export class Session {
   async reopen(change: Partial<OpenFlags>): Promise<boolean> {
     const { name, flags } = this.#open!
     await this.drain()
-    if (!this.device.readOnly) await this.device.flush()
     await this.close()
     if (await this.open(name, { ...flags, ...change })) return true
     await this.open(name, flags)

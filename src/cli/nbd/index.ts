@@ -208,6 +208,8 @@ function count(text: string): number {
   return Number(text)
 }
 
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
+
 class Server {
   readonly #args: Parsed
   readonly #objects: Objects
@@ -231,13 +233,14 @@ class Server {
     const credentials = args.last('tls-creds')
     const secure = credentials === undefined ? undefined : serverTls(this.#objects, credentials)
     const served: Served[] = []
+    const end = () => this.#end?.()
     try {
       await this.#open(served)
       this.#options = { exports: served.map(({ item }) => item), ...(secure ? { startTls: secure } : {}) }
       const ended = new Promise<void>((resolve) => {
         this.#end = resolve
       })
-      for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => this.#end?.())
+      for (const signal of SIGNALS) process.on(signal, end)
       await this.#listen()
       const pidFile = args.last('pid-file')
       if (pidFile !== undefined) writeFileSync(pidFile, `${process.pid}\n`)
@@ -247,6 +250,7 @@ class Server {
       for (const socket of this.#sockets) socket.destroy()
       if (pidFile !== undefined) rmSync(pidFile, { force: true })
     } finally {
+      for (const signal of SIGNALS) process.off(signal, end)
       for (const each of served) await each.close()
       const socket = args.last('socket')
       if (socket !== undefined) rmSync(socket, { force: true })
@@ -274,6 +278,8 @@ class Server {
     const args = this.#args
     const socket = args.last('socket')
     if (socket !== undefined && existsSync(socket) && statSync(socket).isSocket()) rmSync(socket)
+    if (socket !== undefined && !existsSync(path.dirname(socket)))
+      throw new UsageError(`Failed to bind socket to ${socket}: ${strerror({ code: 'ENOENT' })}`)
     const place = socket ?? `${args.last('bind') ?? '127.0.0.1'}:${port(args)}`
     return new Promise((resolve, reject) => {
       this.#server.once('error', (error) =>

@@ -3,6 +3,7 @@ import net from 'node:net'
 import { afterEach, describe, expect, test } from 'vitest'
 import { asDevice, type BlockDriver } from '../../../src/block/device.ts'
 import { BlockError } from '../../../src/block/error.ts'
+import { Overlay } from '../../../src/block/filters/overlay.ts'
 import { bytesVec } from '../../../src/block/iovec.ts'
 import { Memory } from '../../../src/block/protocols/memory.ts'
 import { NbdClient, type NbdClientOptions } from '../../../src/block/protocols/nbd/client.ts'
@@ -138,6 +139,18 @@ describe('client and server', () => {
     expect((await client.status(0, 4 * MiB)).kind).toBe('data')
   })
 
+  test('see through the holes of an image what its backing layer has', async () => {
+    const base = Memory.from(new Uint8Array(MiB).fill(5))
+    const over = new Overlay(asDevice(base), asDevice(new Memory(0)))
+    const { port } = await serve([{ name: '', device: asDevice(over) }])
+    const client = await connect(port)
+    expect(await client.status(0, MiB)).toEqual({ length: MiB, kind: 'data' })
+    await client.write(65536, bytesVec(new Uint8Array(4096).fill(6)))
+    const back = new Uint8Array(MiB)
+    await client.read(0, bytesVec(back))
+    expect([back[0], back[65536], back[MiB - 1]]).toEqual([5, 6, 5])
+  })
+
   test('carry the errno of a failed request, and go on after it', async () => {
     const failing: BlockDriver = {
       name: 'failing',
@@ -161,7 +174,7 @@ describe('client and server', () => {
       { name: 'a', device, description: 'first' },
       { name: 'b', device, readOnly: true },
     ])
-    expect(await listExports(await dial({ host: '127.0.0.1', port }))).toEqual([
+    expect(await listExports(await dial({ host: '127.0.0.1', port }))).toMatchObject([
       { name: 'a', description: 'first' },
       { name: 'b', description: '' },
     ])

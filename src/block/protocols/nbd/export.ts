@@ -1,6 +1,6 @@
 /** What an NBD server offers: devices by name, with what may be asked about them. */
-import type { BlockDevice } from '../../device.ts'
-import type { Now } from '../../now.ts'
+import type { BlockDevice, Extent } from '../../device.ts'
+import { after, type Now } from '../../now.ts'
 import * as wire from './wire.ts'
 
 /** One run of a metadata context, from the offset that was asked for. */
@@ -27,12 +27,21 @@ export interface NbdExport {
   readonly contexts?: readonly MetaContext[]
 }
 
+/** What the range at `at` holds, all layers together: a hole is where none has anything. */
+export function contents(device: BlockDevice, at: number, length: number): Now<Extent> {
+  return after(device.status(at, length), (extent) => {
+    const below = device.backing
+    if (extent.kind !== 'hole' || below === undefined || at >= below.size) return extent
+    return contents(below, at, Math.min(extent.length, below.size - at))
+  })
+}
+
 /** The context of which every export has one. */
 export function baseAllocation(device: BlockDevice): MetaContext {
   return {
     name: wire.BASE_ALLOCATION,
     status: async (at, length) => {
-      const extent = await device.status(at, length)
+      const extent = await contents(device, at, length)
       const flags =
         extent.kind === 'data' ? 0 : extent.kind === 'zero' ? wire.STATE_ZERO : wire.STATE_ZERO | wire.STATE_HOLE
       return { length: extent.length, flags }

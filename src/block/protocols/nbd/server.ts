@@ -3,7 +3,7 @@ import { BlockError, errnoOf, messageOf } from '../../error.ts'
 import { bytesVec } from '../../iovec.ts'
 import { settle } from '../../now.ts'
 import type { ByteStream } from '../stream.ts'
-import { BLOCK_SIZES, isReadOnly, type MetaContext } from './export.ts'
+import { BLOCK_SIZES, contents, isReadOnly, type MetaContext } from './export.ts'
 import { handshake, type NbdServerOptions, type ServerSession } from './handshake.ts'
 import * as wire from './wire.ts'
 
@@ -13,8 +13,10 @@ export type { NbdServerOptions } from './handshake.ts'
 /** Payload bytes and requests that one connection may have in flight; past them, no more is read. */
 const MAX_BYTES = 2 * wire.MAX_PAYLOAD
 const MAX_REQUESTS = 128
-/** Memory that a connection keeps for its next replies, bytes, and of how many different lengths. */
-const MAX_KEPT = 8 << 20
+/** Replies that wait to be sent, bytes; past them, no read is begun: what is read would be out of the caches when it is sent. */
+const MAX_UNSENT = 1 << 20
+/** Memory that is kept for the next replies, bytes, and of how many different lengths. */
+const MAX_KEPT = 32 << 20
 const MAX_KEPT_LENGTHS = 16
 /** Extents in one reply to NBD_CMD_BLOCK_STATUS, per context. */
 const MAX_RUNS = 4096
@@ -65,12 +67,14 @@ class Buffers {
   }
 }
 
+const buffers = new Buffers()
+
 class Transmission {
   readonly #session: ServerSession
-  readonly #buffers = new Buffers()
   readonly #readOnly: boolean
   #requests = 0
   #bytes = 0
+  #unsent = 0
   #wake: (() => void) | undefined
 
   constructor(session: ServerSession) {
@@ -82,7 +86,7 @@ class Transmission {
     try {
       return await this.#receive()
     } finally {
-      await this.#room(0, 0)
+      await this.#room(0, 0, Infinity)
     }
   }
 
@@ -107,19 +111,21 @@ class Transmission {
         continue
       }
       const cost = holds ? request.length : 0
-      const room = this.#room(MAX_BYTES - cost, MAX_REQUESTS - 1)
+      const unsent = request.command === wire.CMD_READ ? MAX_UNSENT : Infinity
+      const room = this.#room(MAX_BYTES - cost, MAX_REQUESTS - 1, unsent)
       if (room !== undefined) await room
       const payload = request.command === wire.CMD_WRITE ? await reader.read(request.length) : undefined
       this.#start(request, cost, payload)
     }
   }
 
-  /** Waits until at most so many bytes and requests are in flight. */
-  #room(bytes: number, requests: number): Promise<void> | undefined {
-    if (this.#bytes <= bytes && this.#requests <= requests) return undefined
+  /** Waits until at most so many bytes and requests are in flight, and so many bytes unsent. */
+  #room(bytes: number, requests: number, unsent: number): Promise<void> | undefined {
+    const full = () => this.#bytes > bytes || this.#requests > requests || this.#unsent > unsent
+    if (!full()) return undefined
     return new Promise<void>((resolve) => {
       this.#wake = () => {
-        if (this.#bytes > bytes || this.#requests > requests) return
+        if (full()) return
         this.#wake = undefined
         resolve()
       }
@@ -205,28 +211,26 @@ class Transmission {
     const { at, length, flags } = request
     if (structured && (flags & wire.CMD_FLAG_DF) === 0 && length > BLOCK_SIZES.preferred)
       return this.#readSparse(request)
-    const data = this.#buffers.take(length)
+    const data = buffers.take(length)
     const read = item.device.read(at, bytesVec(data))
     if (read instanceof Promise) await read
     if (!structured) return this.#writeData([simple(request.cookie, 0), data])
     if (length === 0) return this.#done(request)
-    const head = chunk(request, wire.REPLY_FLAG_DONE, wire.REPLY_OFFSET_DATA, 8 + length)
-    return this.#writeData([head, wire.pack([8, at]), data])
+    return this.#writeData([dataHead(request.cookie, wire.REPLY_FLAG_DONE, at, length), data])
   }
 
   async #readSparse(request: Request): Promise<void> {
     const { device } = this.#session.item
     const end = request.at + request.length
     for (let at = request.at; at < end; ) {
-      const answer = device.status(at, end - at)
+      const answer = contents(device, at, end - at)
       const extent = answer instanceof Promise ? await answer : answer
       const flags = at + extent.length === end ? wire.REPLY_FLAG_DONE : 0
       if (extent.kind === 'data') {
-        const data = this.#buffers.take(extent.length)
+        const data = buffers.take(extent.length)
         const read = device.read(at, bytesVec(data))
         if (read instanceof Promise) await read
-        const head = chunk(request, flags, wire.REPLY_OFFSET_DATA, 8 + data.length)
-        const room = this.#writeData([head, wire.pack([8, at]), data])
+        const room = this.#writeData([dataHead(request.cookie, flags, at, data.length), data])
         if (room instanceof Promise) await room
       } else
         await this.#write([chunk(request, flags, wire.REPLY_OFFSET_HOLE, 12), wire.pack([8, at], [4, extent.length])])
@@ -284,7 +288,12 @@ class Transmission {
   /** Sends pieces of which the last is one of {@link Buffers}. */
   #writeData(pieces: readonly Uint8Array[]): void | Promise<void> {
     const data = pieces.at(-1)!
-    return this.#session.stream.write(pieces, () => this.#buffers.give(data))
+    this.#unsent += data.length
+    return this.#session.stream.write(pieces, () => {
+      buffers.give(data)
+      this.#unsent -= data.length
+      this.#wake?.()
+    })
   }
 
   #write(pieces: readonly Uint8Array[]): void | Promise<void> {
@@ -318,6 +327,19 @@ async function collect(
     done += run.length
   }
   return runs
+}
+
+/** What goes before the data of a chunk: the one head that is made as often as data is read. */
+function dataHead(cookie: bigint, flags: number, at: number, length: number): Uint8Array {
+  const head = new Uint8Array(28)
+  const view = wire.viewOf(head)
+  view.setUint32(0, wire.STRUCTURED_REPLY_MAGIC)
+  view.setUint16(4, flags)
+  view.setUint16(6, wire.REPLY_OFFSET_DATA)
+  view.setBigUint64(8, cookie)
+  view.setUint32(16, 8 + length)
+  view.setBigUint64(20, BigInt(at))
+  return head
 }
 
 function simple(cookie: bigint, error: number): Uint8Array {

@@ -37,13 +37,13 @@ export class SocketStream implements ByteStream {
 
   write(pieces: readonly Uint8Array[], sent?: () => void): Now<void> {
     const { socket } = this
-    if (socket.destroyed || !socket.writable) return
+    if (socket.destroyed || !socket.writable) return sent?.()
     let room = true
     socket.cork()
     const last = pieces.length - 1
     for (const [index, piece] of pieces.entries()) {
-      if (piece.length > 0)
-        room = index === last && sent !== undefined ? socket.write(piece, sent) : socket.write(piece)
+      if (index === last && sent !== undefined) room = socket.write(piece, sent)
+      else if (piece.length > 0) room = socket.write(piece)
     }
     process.nextTick(() => socket.uncork())
     if (room) return
@@ -102,14 +102,19 @@ export function tlsClient(options: tls.ConnectionOptions): (stream: ByteStream) 
   }
 }
 
-/** Makes a TLS server's end of a connected stream. */
-export function tlsServer(
-  options: tls.TLSSocketOptions & Pick<tls.TlsOptions, 'pskCallback' | 'pskIdentityHint'>,
-): (stream: ByteStream) => Promise<ByteStream> {
+/** Makes a TLS server's end of a connected stream; a client whose certificate is asked for and is not good is refused. */
+export function tlsServer(options: tls.TlsOptions): (stream: ByteStream) => Promise<ByteStream> {
   return (stream) => {
     if (!(stream instanceof SocketStream)) throw new BlockError('ENOTSUP', `${stream.peer} cannot be secured with TLS`)
-    const socket = new tls.TLSSocket(stream.release(), { ...options, isServer: true })
-    return secured(socket, 'secure', stream.peer)
+    // Only a tls.Server looks at what a client's certificate is worth; a TLSSocket by itself takes any.
+    const server = tls.createServer(options)
+    return new Promise((resolve, reject) => {
+      server.once('secureConnection', (socket) => resolve(new SocketStream(socket, stream.peer)))
+      server.once('tlsClientError', (cause) => {
+        reject(new BlockError('EACCES', `TLS with ${stream.peer} failed: ${cause.message}`, { cause }))
+      })
+      server.emit('connection', stream.release())
+    })
   }
 }
 
