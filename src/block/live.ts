@@ -212,8 +212,9 @@ export function dirtyBitmaps(disk: Disk): DirtyBitmaps {
     disable: (name) => own().enable(name, false),
     async merge(target, names) {
       for (const name of names) {
-        const granularity = 2 ** own().list.find((entry) => entry.name === name)!.granularityBits
-        await own().merge(target, await own().bits(name), granularity)
+        const bits = await own().bits(name)
+        const { granularityBits } = own().list.find((entry) => entry.name === name)!
+        await own().merge(target, bits, 2 ** granularityBits)
       }
     },
   }

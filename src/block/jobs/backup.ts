@@ -165,7 +165,9 @@ export async function* backupBody(
     return new CopyBeforeWrite(image, todo, copy, onBroken)
   })
   try {
-    if (sync === 'top') yield* leaveHoles(filter.image, todo, size)
+    const below = filter.image.backing
+    if (sync === 'top' && below !== undefined) yield* leaveOut(filter.image, below, 'hole', todo, size)
+    if (sync === 'full' && options.targetIsZero) yield* leaveOut(filter.image, undefined, 'zero', todo, size)
     const total = () => copied + todo.bytes
     for (let at = 0; broken === undefined; ) {
       if (await workers.check(job)) {
@@ -199,14 +201,18 @@ export async function* backupBody(
   }
 }
 
-/** Takes out what the image itself does not hold; what is overwritten meanwhile is copied all the same. */
-async function* leaveHoles(top: BlockDevice, todo: Granules, size: number): AsyncGenerator<Progress, void, void> {
-  const below = top.backing
-  if (below === undefined) return
+/** Takes out what need not be copied; what is overwritten meanwhile is copied all the same. */
+async function* leaveOut(
+  top: BlockDevice,
+  floor: BlockDevice | undefined,
+  kind: 'hole' | 'zero',
+  todo: Granules,
+  size: number,
+): AsyncGenerator<Progress, void, void> {
   for (let at = 0; at < size; ) {
-    const { length, kind } = await statusAbove(top, below, at, size - at)
-    if (kind === 'hole') todo.remove(at, length)
-    at += length
+    const found = await statusAbove(top, floor, at, size - at)
+    if (found.kind === kind) todo.remove(at, found.length)
+    at += found.length
     yield { done: 0, total: size }
   }
 }

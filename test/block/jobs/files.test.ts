@@ -189,6 +189,38 @@ describe('on files', () => {
       await again.close()
     }))
 
+  test('bitmaps are added, cleared, switched, merged and removed while the disk is in use', () =>
+    seeded(async (random) => {
+      const { disk, hammer, file } = await newDisk(random)
+      const bitmaps = dirtyBitmaps(disk)
+      /** What a backup by the bitmap copies, bytes. */
+      const counted = async (bitmap: string) => {
+        const job = backup(disk, { target: place('x'), sync: 'bitmap', bitmap, bitmapMode: 'never' })
+        await job.run()
+        return job.progress.done
+      }
+      const touch = (granule: number) => disk.write(granule * 65536 + 512, bytesVec(new Uint8Array(512).fill(1)))
+      await bitmaps.add('a')
+      await bitmaps.add('b', { granularity: 131072, disabled: true })
+      await expect(bitmaps.add('a')).rejects.toMatchObject({ code: 'EEXIST' })
+      await touch(1)
+      await touch(2)
+      expect([await counted('a'), await counted('b')]).toEqual([131072, 0])
+      await bitmaps.disable('a')
+      await bitmaps.enable('b')
+      await touch(5)
+      expect([await counted('a'), await counted('b')]).toEqual([131072, 131072])
+      await bitmaps.merge('b', ['a'])
+      expect(await counted('b')).toBe(3 * 131072)
+      await expect(bitmaps.merge('b', ['c'])).rejects.toMatchObject({ code: 'ENOENT' })
+      await bitmaps.clear('b')
+      expect(await counted('b')).toBe(0)
+      await bitmaps.remove('b')
+      expect(bitmaps.list().map(({ name, recording }) => [name, recording])).toEqual([['a', false]])
+      hammer.model.set(await readAll(disk))
+      await verify({ disk, hammer }, file)
+    }))
+
   test('a disk that is closed cancels its job, and the target is let go', () =>
     seeded(async (random) => {
       const { disk, hammer, file } = await newDisk(random)
