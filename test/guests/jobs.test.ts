@@ -34,7 +34,7 @@ beforeAll(async () => {
 n=0
 while [ ! -e /tmp/stop ]; do
   fio --name=load --filename=/dev/vdb --ioengine=libaio --direct=1 --iodepth=8 --rw=randwrite --bsrange=4k-64k \\
-    --size=24m --offset=$((n % 3 * 8))m --randseed=$n --verify=crc32c --verify_fatal=1 --do_verify=1 --fsync=64 \\
+    --size=8m --offset=$((n % 5 * 8))m --randseed=$n --verify=crc32c --verify_fatal=1 --do_verify=1 --fsync=32 \\
     > /tmp/fio.log 2>&1 || { echo failed > /tmp/verdict; exit; }
   n=$((n + 1)); echo $n > /tmp/rounds
 done
