@@ -34,7 +34,7 @@ beforeAll(async () => {
 n=0
 while [ ! -e /tmp/stop ]; do
   fio --name=load --filename=/dev/vdb --ioengine=libaio --direct=1 --iodepth=8 --rw=randwrite --bsrange=4k-64k \\
-    --size=8m --offset=$((n % 5 * 8))m --randseed=$n --verify=crc32c --verify_fatal=1 --do_verify=1 --fsync=32 \\
+    --size=4m --offset=$((n % 11 * 4))m --randseed=$n --verify=crc32c --verify_fatal=1 --do_verify=1 --fsync=32 \\
     > /tmp/fio.log 2>&1 || { echo failed > /tmp/verdict; exit; }
   n=$((n + 1)); echo $n > /tmp/rounds
 done
@@ -48,10 +48,10 @@ afterAll(async () => {
   folder.remove()
 })
 
-/** Waits until fio has gone through another whole round. */
+/** Waits until fio has read back what it wrote before. */
 async function aRound(): Promise<void> {
   await guest.must(
-    'n=$(cat /tmp/rounds); while [ $(cat /tmp/rounds) -lt $((n + 2)) ] && [ ! -e /tmp/verdict ]; do sleep 0.2; done; [ ! -e /tmp/verdict ]',
+    'n=$(cat /tmp/rounds); while [ $(cat /tmp/rounds) -lt $((n + 1)) ] && [ ! -e /tmp/verdict ]; do sleep 0.2; done; [ ! -e /tmp/verdict ]',
   )
 }
 
@@ -136,7 +136,6 @@ describe('while fio writes and verifies', () => {
       return bytesOf(data)
     })
     expect(Buffer.compare(await imageBytes(target, 'qcow2'), moment)).toBe(0)
-    await aRound()
   })
 
   test('the guest goes on in a mirror that takes the place of its disk', async () => {
@@ -154,10 +153,12 @@ describe('while fio writes and verifies', () => {
     expect(depth()).toBe(2)
     await written(50)
     const job = guest.drives.stream(DATA, { speed: 64 * MIB })
+    await job.next()
     job.pause()
     const ran = job.run()
+    const { done } = job.progress
     await written(20)
-    expect([job.status, job.progress.done]).toEqual(['paused', 0])
+    expect([job.status, job.progress.done]).toEqual(['paused', done])
     job.resume()
     await ran
     expect(depth()).toBe(1)
