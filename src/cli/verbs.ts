@@ -14,6 +14,10 @@ const verbs: Readonly<Record<string, { readonly summary: string; load(): Promise
     summary: 'make, copy, check and change disk images, with the options of qemu-img',
     load: async () => (await import('./img/index.ts')).img,
   },
+  info: {
+    summary: 'tell with --host what of this host is used for images, and why',
+    load: async () => (await import('./info.ts')).info,
+  },
   io: {
     summary: 'exercise a disk, with the options and commands of qemu-io',
     load: async () => (await import('./io/index.ts')).io,

@@ -147,6 +147,77 @@ describe.skipIf(lacks('strace'))('cache modes, as the kernel sees them', () => {
   })
 })
 
+describe.skipIf(lacks('strace') || libc() === undefined)('a sandbox', () => {
+  const root = path.resolve(import.meta.dirname, '../..')
+  const box = temporaryFolder()
+  afterAll(() => box.remove())
+  const script = box.file('guest.mjs')
+
+  beforeAll(() => {
+    const source = box.file('guest.ts')
+    fs.writeFileSync(
+      source,
+      `import { openDisk } from '${root}/src/block/open.ts'
+       import { bytesVec } from '${root}/src/block/iovec.ts'
+       import { hostCapabilities } from '${root}/src/block/protocols/node/capabilities.ts'
+       const right = []
+       for (const cache of ['writeback', 'none']) {
+         const disk = await openDisk(process.argv[2], { format: 'raw', cache })
+         for (let i = 0; i < 20; i++) {
+           const bytes = new Uint8Array(4096).fill(i + 1)
+           await disk.write(i * 4096, bytesVec(bytes))
+           const back = new Uint8Array(4096)
+           await disk.read(i * 4096, bytesVec(back))
+           right.push(back.every((byte) => byte === i + 1))
+         }
+         await disk.flush()
+         await disk.zero(0, 8192, { unmap: true })
+         await disk.close()
+       }
+       console.log(JSON.stringify({ right: right.every(Boolean), found: await hostCapabilities('${box.path}') }))`,
+    )
+    buildSync({
+      entryPoints: [source],
+      outfile: script,
+      bundle: true,
+      platform: 'node',
+      format: 'esm',
+      external: ['koffi'],
+      absWorkingDir: root,
+      logLevel: 'error',
+      nodePaths: [path.join(root, 'node_modules')],
+    })
+    fs.symlinkSync(path.join(root, 'node_modules'), box.file('node_modules'))
+  })
+
+  test.each([
+    ['io_uring_setup', 'EPERM', 'io_uring'],
+    ['io_uring_setup', 'ENOSYS', 'io_uring'],
+    ['io_uring_register', 'EACCES', 'io_uring'],
+    ['preadv2,pwritev2', 'EOPNOTSUPP', 'immediate reads'],
+    ['preadv2,pwritev2', 'EPERM', 'immediate reads'],
+    ['fallocate', 'EOPNOTSUPP', 'holes'],
+  ])('that answers %s with %s is worked without, and says so', (calls, error, name) => {
+    const image = box.file('image')
+    const log = box.file('strace.log')
+    fs.writeFileSync(image, Buffer.alloc(1 << 20))
+    const inject = ['-e', `trace=${calls}`, '-e', `inject=${calls}:error=${error}`]
+    const traced = spawnSync('strace', ['-f', '-o', log, ...inject, process.execPath, script, image], {
+      encoding: 'utf8',
+    })
+    expect(traced.stderr).toBe('')
+    const { right, found } = JSON.parse(traced.stdout)
+    expect(right).toBe(true)
+    expect(found.find((one: { name: string }) => one.name === name)).toMatchObject({ used: false })
+    const tries = fs
+      .readFileSync(log, 'latin1')
+      .split('\n')
+      .filter((line) => line.includes('INJECTED'))
+    expect(tries.length).toBeGreaterThan(0)
+    expect(tries.length).toBeLessThan(10)
+  })
+})
+
 describe.skipIf(lacks('qemu-io') || libc() === undefined)('locks, with QEMU on the other side', () => {
   const image = () => {
     const name = folder.file('locked.img')

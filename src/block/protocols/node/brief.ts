@@ -7,15 +7,20 @@
 export const BRIEF = 60_000n
 /** Longest request that is waited for, bytes. */
 const LENGTH_MAX = 64 << 10
-/** So many requests are not waited for after one that took longer; twice as many each time in a row. */
-const SKIP_MIN = 32
+/** A wait that was too short counts so much, one that was long enough takes one off; at the limit they cease for a while. */
+const FAILED = 3
+const LIMIT = 12
+/** So many requests are then not waited for; twice as many each time in a row. */
+const SKIP_MIN = 64
 const SKIP_MAX = 4096
 
 /**
  * A request that goes through the event loop costs a wake-up and the guest an interrupt: on a device that answers in 20 us that
- * is most of its time. One that took too long is followed by requests that are not waited for, and then by another try.
+ * is most of its time. Where more than every fourth answer takes longer than {@link BRIEF}, waiting ceases, and is tried again
+ * later.
  */
 export class Brief {
+  #failures = 0
   #skip = 0
   #penalty = SKIP_MIN
 
@@ -30,9 +35,12 @@ export class Brief {
   /** Takes note of a wait, and whether it was long enough. */
   did(answered: boolean): void {
     if (answered) {
-      if (this.#penalty > SKIP_MIN) this.#penalty--
+      if (this.#failures > 0 && --this.#failures === 0) this.#penalty = SKIP_MIN
       return
     }
+    this.#failures += FAILED
+    if (this.#failures < LIMIT) return
+    this.#failures = LIMIT - FAILED
     this.#skip = this.#penalty
     this.#penalty = Math.min(this.#penalty * 2, SKIP_MAX)
   }
