@@ -11,6 +11,7 @@ const packages: Readonly<Record<string, string>> = {
   'qemu-nbd': 'qemu-utils',
   'qemu-system-i386': 'qemu-system-x86',
   nbdkit: 'nbdkit',
+  'nbd-client': 'nbd-client',
   nbdinfo: 'libnbd-bin',
   nbdcopy: 'libnbd-bin',
   nbdsh: 'python3-libnbd',

@@ -482,6 +482,24 @@ describe.skipIf(lacks('openssl', 'qemu-nbd', 'nbdinfo', 'psktool'))('TLS', () =>
   })
 })
 
+describe.skipIf(lacks('nbd-client'))('nbd-client', () => {
+  test('lists exports and negotiates; where the kernel has no nbd driver that is all', async () => {
+    const image = folder.file('raw')
+    writeFileSync(image, new Uint8Array(MiB))
+    const { socket, ended } = await serve('-e', '0', '-f', 'raw', '-x', 'disk', image)
+    expect(await runTool('nbd-client', '-l', '-u', socket)).toMatch(/^disk$/m)
+    const connect = ['-u', socket, '-N', 'disk', '/dev/nbd0']
+    if (!existsSync('/dev/nbd0')) {
+      await expect(runTool('nbd-client', ...connect)).rejects.toThrow(/netlink|nbd0/)
+    } else {
+      await runTool('nbd-client', ...connect)
+      expect(execFileSync('head', ['-c', '512', '/dev/nbd0']).length).toBe(512)
+      await runTool('nbd-client', '-d', '/dev/nbd0')
+    }
+    await ended
+  })
+})
+
 describe.skipIf(lacks('fio'))('fio', () => {
   test('verifies what it wrote through our server, 16 requests deep', async () => {
     const image = folder.file('raw')
