@@ -4,6 +4,7 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import net from 'node:net'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import { bytesVec } from '../../src/block/iovec.ts'
+import { runImg } from '../../src/cli/img/index.ts'
 import { runIo } from '../../src/cli/io/index.ts'
 import { runNbd } from '../../src/cli/nbd/index.ts'
 import { openNode } from '../../src/cli/nodes.ts'
@@ -479,6 +480,78 @@ describe.skipIf(lacks('openssl', 'qemu-nbd', 'nbdinfo', 'psktool'))('TLS', () =>
       status: 0,
     })
     expect((await io(`driver=nbd,path=${theirs}`, psk('client'), 'length')).err).toMatch(/TLS/)
+  })
+})
+
+describe.skipIf(lacks('qemu-io', 'qemu-img'))('filters', () => {
+  const nodes = (raw: string) => [
+    ['-f', 'raw', `blkdebug:${folder.file('rules')}:${raw}`],
+    ['--image-opts', `driver=blkdebug,config=${folder.file('rules')},image.driver=file,image.filename=${raw}`],
+    [`json:{"driver":"blkdebug","config":"${folder.file('rules')}","image":{"driver":"file","filename":"${raw}"}}`],
+  ]
+
+  test('fail what is served, and what is copied', async () => {
+    const raw = folder.file('raw')
+    writeFileSync(raw, new Uint8Array(MiB).fill(3))
+    writeFileSync(folder.file('rules'), '[inject-error]\nevent = "none"\niotype = "read"\nerrno = "28"\nsector = "8"\n')
+    for (const node of nodes(raw)) {
+      const { uri, ended } = await serve('-r', ...node)
+      const commands = ['-c', 'read -P 3 0 4k', '-c', 'read 4k 4k', '-c', 'read -P 3 8k 4k']
+      const said = spawn('qemu-io', ['-r', '-f', 'raw', ...commands, uri])
+      let out = ''
+      said.stdout.on('data', (piece: Buffer) => (out += piece))
+      expect(await new Promise((resolve) => said.on('close', resolve))).toBe(1)
+      expect(out.match(/^read .*/gm)).toEqual([
+        'read 4096/4096 bytes at offset 0',
+        'read failed: No space left on device',
+        'read 4096/4096 bytes at offset 8192',
+      ])
+      await ended
+      let err = ''
+      const console = { out: { write: () => {} }, err: { write: (text: string) => void (err += text) } }
+      const image = node.at(-1)!
+      const options = node.slice(0, -1)
+      const target = folder.file('copy')
+      expect(await runImg(['convert', ...options, '-O', 'raw', image, target], '0', console)).toBe(1)
+      const theirs = spawnSync('qemu-img', ['convert', ...options, '-O', 'raw', image, target], { encoding: 'utf8' })
+      expect(err).toBe(theirs.stderr.replace('qemu-img:', 'block86:'))
+    }
+  })
+
+  test('throttle, blklogwrites, copy-on-read and null-co serve', async () => {
+    const base = folder.file('base')
+    writeFileSync(base, new Uint8Array(4 * MiB).fill(3))
+    const image = folder.file('image')
+    execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', base, '-F', 'raw', image])
+    writeFileSync(folder.file('log'), '')
+    const group = ['--object', 'throttle-group,id=tg,limits.iops-total=10000']
+    const over = `file.driver=qcow2,file.file.driver=file,file.file.filename=${image}`
+    for (const node of [
+      [...group, '--image-opts', `driver=throttle,throttle-group=tg,${over}`],
+      ['--image-opts', `driver=blklogwrites,log.driver=file,log.filename=${folder.file('log')},${over}`],
+      ['--image-opts', `driver=copy-on-read,${over}`],
+    ]) {
+      const { uri, ended } = await serve(...node)
+      const said = await runTool(
+        'qemu-io',
+        '-f',
+        'raw',
+        '-c',
+        'read -P 3 1M 64k',
+        '-c',
+        'write -P 5 0 4k',
+        '-c',
+        'flush',
+        uri,
+      )
+      expect(said).toMatch(/wrote 4096/)
+      await ended
+    }
+    const { uri, ended } = await serve('null-co://')
+    expect(await runTool('nbdinfo', '--size', uri)).toBe(`${1 << 30}\n`)
+    await ended
+    const map = await runTool('qemu-img', 'map', '-f', 'qcow2', image)
+    expect(map.split('\n').some((line) => line.endsWith(image) && line.startsWith('0x100000'))).toBe(true)
   })
 })
 

@@ -225,11 +225,24 @@ describe.skipIf(lacks('nbdkit'))('nbdkit', () => {
       expect(new DataView(target.buffer).getBigUint64(0)).toBe(BigInt(i * 512))
   })
 
-  test('retry filter around a failing plugin, no structured replies, no extents: the simple paths', async () => {
-    await kit('--no-sr', '--filter=retry', '--filter=noextents', 'memory', '8M')
+  test('no structured replies, no extents: the simple paths', async () => {
+    await kit('--no-sr', '--filter=noextents', 'memory', '8M')
     const client = await connect(folder.file('s'))
     expect(await client.status(0, MiB)).toEqual({ length: MiB, kind: 'data' })
     await exercise(asDevice(client), 100)
+  })
+
+  test('retry filter over one that fails: what fails there goes well here', async () => {
+    const failing = ['error=EIO', 'error-rate=100%', `error-file=${folder.file('on')}`]
+    await kit('--filter=retry', '--filter=error', 'memory', '8M', ...failing, 'retry-delay=1', 'retry-exponential=no')
+    const client = await connect(folder.file('s'))
+    writeFileSync(folder.file('on'), '')
+    const written = client.write(0, bytesVec(new Uint8Array(65536).fill(3)))
+    setTimeout(() => execFileSync('rm', [folder.file('on')]), 100)
+    await written
+    const back = new Uint8Array(65536)
+    await client.read(0, bytesVec(back))
+    expect(back.every((byte) => byte === 3)).toBe(true)
   })
 
   test('oldstyle negotiation: reads and writes (there this server refuses the FUA and the zeroes that it advertises)', async () => {

@@ -292,6 +292,7 @@ function injectRule(values: Map<string, string>, name: string): InjectError {
     else if (key === 'immediately') rule.immediately = flag(value, key, name)
     else throw new BlockError('EINVAL', `${name}: inject-error has no parameter '${key}'`)
   }
+  if (rule.event === undefined) throw new BlockError('EINVAL', 'Missing event name for rule')
   if (rule.iotype !== undefined && !IO_TYPES.includes(rule.iotype)) {
     throw new BlockError('EINVAL', `${name}: iotype '${rule.iotype}' is none of ${IO_TYPES.join(', ')}`)
   }
