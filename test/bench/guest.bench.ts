@@ -1,165 +1,121 @@
 /**
- * `npm run bench -- guest`: fio in a Debian guest, on block86's virtio-blk with a raw file behind it, on v86's own IDE disk that lies
- * in RAM, and on a RAM disk inside the guest (brd), which is the most that the guest can do. All in one run, taking turns.
- *
- * Options: `--rounds N` (default 2; the median counts), `--seconds S` for each cell (default 1), `--only TEXT` for cells whose name holds it.
+ * `npm run bench -- guest`: fio in a Debian guest, on block86's controllers with a raw file behind each, on v86's own IDE disk that lies
+ * in RAM, and on a RAM disk inside the guest (brd). They take turns cell by cell, in one run.
  */
-import { truncate, writeFile } from 'node:fs/promises'
-import { buildDebianGuest } from '../../guests/debian/index.ts'
-import { bootGuest, type Guest, openGuestDisk } from '../../guests/harness.ts'
-import { openDisk } from '../../src/block/open.ts'
+import { buildDebianGuest, type DebianGuest } from '../../guests/debian/index.ts'
 import { temporaryFolder } from '../tools.ts'
+import { type Cell, chosenCells, jobFile, speeds } from './guest/cells.ts'
+import { DEVICES, type Device, machinesFor, SIZE, startMachine } from './guest/machine.ts'
+import { type Column, printTable, printTargets } from './guest/table.ts'
 
-const MIB = 1 << 20
-const SIZE = 32 * MIB
+const HELP = `npm run bench -- guest [OPTION...]
 
-const DEVICES = { block86: '/dev/vdb', ide: '/dev/sda', brd: '/dev/ram0' } as const
-type Device = keyof typeof DEVICES
-const devices = Object.keys(DEVICES) as Device[]
+  --devices A,B      of ${DEVICES.join(', ')} (default all)
+  --only TEXT        cells whose names hold each word of it, such as 'direct read 4k'; as often as needed
+  --seconds S        time for each cell on each device (default 1)
+  --rounds N         the median of as many counts (default 1)
+  --warm S           time for each before the first round, in which v86 compiles (default 0.5)
+  --scheduler NAME   the disks' I/O scheduler, if not the one that Linux chooses
+`
 
-interface Cell {
-  readonly name: string
-  readonly direct: boolean
-  readonly block: number
-  readonly fio: readonly string[]
-}
-
-function cells(): Cell[] {
-  const all: Cell[] = []
-  for (const direct of [true, false]) {
-    for (const block of [4, 16, 256, 1024]) {
-      for (const write of [false, true]) {
-        for (const depth of [1, 32]) {
-          const random = block <= 16
-          all.push({
-            name: `${direct ? 'direct' : 'buffered'} ${random ? 'random' : 'sequential'} ${write ? 'write' : 'read'} ${block}k depth ${depth}`,
-            direct,
-            block,
-            fio: [
-              `rw=${random ? 'rand' : ''}${write ? 'write' : 'read'}`,
-              `bs=${block}k`,
-              `direct=${direct ? 1 : 0}`,
-              ...(depth === 1 ? ['ioengine=psync'] : ['ioengine=libaio', `iodepth=${depth}`]),
-              ...(write ? ['end_fsync=1'] : []),
-            ],
-          })
-        }
-      }
-    }
-  }
-  return all
+interface Options {
+  readonly devices: readonly Device[]
+  readonly chosen: readonly Cell[]
+  readonly seconds: number
+  readonly rounds: number
+  readonly warm: number
+  readonly scheduler: string | undefined
 }
 
 /** Runs the benchmark; resolves to the exit status. */
 export async function run(args: readonly string[]): Promise<number> {
-  const value = (name: string, otherwise: number) => {
-    const at = args.indexOf(`--${name}`)
-    return at < 0 ? otherwise : Number(args[at + 1])
+  const options = parse(args)
+  if (options === undefined) {
+    console.error(HELP)
+    return 2
   }
-  const only = args.includes('--only') ? args[args.indexOf('--only') + 1]! : ''
-  const chosen = cells().filter((cell) => cell.name.includes(only))
+  const debian = await buildDebianGuest({ onProgress: (message) => console.log(message) })
+  const [first, second] = machinesFor(options.devices)
+  const columns = await measureMachine(debian, first!, options)
+  const besideIde = second === undefined ? columns : await measureMachine(debian, second, options)
+  const all = new Map(
+    DEVICES.flatMap((device) => {
+      const column = columns.get(device) ?? besideIde.get(device)
+      return column === undefined ? [] : [[device, column] as const]
+    }),
+  )
+  const results = { columns: all, besideIde }
+  console.log()
+  printTable(options.chosen, results)
+  console.log()
+  printTargets(options.chosen, results)
+  return 0
+}
+
+function parse(args: readonly string[]): Options | undefined {
+  const given = new Map<string, string[]>()
+  for (let at = 0; at < args.length; at += 2) {
+    const [name, value] = [args[at]!, args[at + 1]]
+    if (
+      !['--devices', '--only', '--seconds', '--rounds', '--warm', '--scheduler'].includes(name) ||
+      value === undefined
+    )
+      return
+    given.set(name, [...(given.get(name) ?? []), value])
+  }
+  const number = (name: string, otherwise: number) => Number(given.get(name)?.[0] ?? otherwise)
+  const names = given.get('--devices')?.flatMap((value) => value.split(',')) ?? DEVICES
+  const devices = DEVICES.filter((device) => names.includes(device))
+  const chosen = chosenCells(given.get('--only') ?? [])
+  const options = {
+    devices,
+    chosen,
+    seconds: number('--seconds', 1),
+    rounds: number('--rounds', 1),
+    warm: number('--warm', 0.5),
+    scheduler: given.get('--scheduler')?.[0],
+  }
+  const sane = devices.length === names.length && chosen.length > 0 && options.rounds >= 1 && options.seconds > 0
+  return sane ? options : undefined
+}
+
+async function measureMachine(
+  debian: DebianGuest,
+  devices: readonly Device[],
+  options: Options,
+): Promise<ReadonlyMap<Device, Column>> {
+  console.log(`booting a guest with ${devices.join(', ')}`)
+  const { chosen, scheduler } = options
   const folder = temporaryFolder()
   try {
-    const guest = await boot(folder.file('bench.img'))
+    const { guest, paths } = await startMachine(debian, devices, (name) => folder.file(name), scheduler)
     try {
-      await measure(guest, chosen, 0.2)
-      const rounds: Record<Device, number[]>[] = []
-      for (let round = 0; round < value('rounds', 2); round++) {
-        console.log(`round ${round + 1}`)
-        rounds.push(await measure(guest, chosen, value('seconds', 1)))
+      const round = async (seconds: number) => {
+        await guest.must(`cat > /tmp/jobs <<'END'\n${jobFile(chosen, [...paths.values()], SIZE, seconds)}END`)
+        return speeds(await guest.must('fio --output-format=terse --terse-version=3 /tmp/jobs', { timeout: 3_600_000 }))
       }
-      report(chosen, rounds)
+      console.log(`warming up, ${chosen.length * devices.length} times ${options.warm} s`)
+      if (options.warm > 0) await round(options.warm)
+      const rounds: number[][][] = []
+      while (rounds.length < options.rounds) {
+        console.log(`round ${rounds.length + 1}, ${chosen.length * devices.length} times ${options.seconds} s`)
+        rounds.push(await round(options.seconds))
+      }
+      return new Map(
+        [...paths.keys()].map((device, at) => [
+          device,
+          chosen.map((_, cell) => median(rounds.map((each) => each[cell]?.[at] ?? Number.NaN))),
+        ]),
+      )
     } finally {
       await guest.close()
     }
   } finally {
     folder.remove()
   }
-  return 0
-}
-
-async function boot(image: string): Promise<Guest> {
-  const debian = await buildDebianGuest({ onProgress: (message) => console.log(message) })
-  await writeFile(image, '')
-  await truncate(image, SIZE)
-  const guest = await bootGuest({
-    guest: debian,
-    drives: [
-      { if: 'virtio', disk: await openGuestDisk(debian), bootindex: 1 },
-      { if: 'virtio', disk: await openDisk(image, { format: 'raw' }) },
-    ],
-    v86: { hda: { buffer: new ArrayBuffer(SIZE) } },
-  })
-  console.log('booting')
-  await guest.ready()
-  await guest.must(`modprobe brd rd_nr=1 rd_size=${SIZE / 1024}`)
-  for (const device of devices)
-    await guest.must(`dd if=/dev/zero of=${DEVICES[device]} bs=1M 2> /dev/null || true; sync`)
-  return guest
-}
-
-/** One fio with a job for each cell and device; gives MiB/s. */
-async function measure(guest: Guest, chosen: readonly Cell[], seconds: number): Promise<Record<Device, number[]>> {
-  const global = ['[global]', `size=${SIZE}`, 'time_based', `runtime=${seconds * 1000}ms`, 'thread', 'gtod_reduce=1']
-  const jobs = chosen.flatMap(({ fio }, at) =>
-    devices.flatMap((device) => [`[${at}-${device}]`, 'stonewall', `filename=${DEVICES[device]}`, ...fio]),
-  )
-  const lines = [...global, 'norandommap', 'randrepeat=1', ...jobs]
-  await guest.must(`cat > /tmp/jobs <<'END'\n${lines.join('\n')}\nEND`)
-  const output = await guest.must('fio --output-format=terse --terse-version=3 /tmp/jobs', { timeout: 3_600_000 })
-  const result: Record<Device, number[]> = { block86: [], ide: [], brd: [] }
-  for (const line of output.split('\n')) {
-    const fields = line.split(';')
-    const [at, device] = (fields[2] ?? '').split('-')
-    if (fields[0] !== '3' || device === undefined) continue
-    // Fields 7 and 48 of the terse format: bandwidth of reads and of writes, KiB/s.
-    result[device as Device][Number(at)] = (Number(fields[6]) + Number(fields[47])) / 1024
-  }
-  return result
 }
 
 function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b)
   return sorted[Math.floor((sorted.length - 1) / 2)] ?? Number.NaN
-}
-
-function report(chosen: readonly Cell[], rounds: readonly Record<Device, number[]>[]): void {
-  const head = ['MiB/s', ...devices, 'IOPS', 'of ide', 'of brd']
-  const rows = chosen.map((cell, at) => {
-    const [own, ide, brd] = devices.map((device) => median(rounds.map((round) => round[device][at] ?? Number.NaN)))
-    const speeds = [own!, ide!, brd!].map((speed) => speed.toFixed(1))
-    const iops = Math.round((own! * 1024) / cell.block)
-    return {
-      cell,
-      own: own!,
-      ide: ide!,
-      brd: brd!,
-      text: [cell.name, ...speeds, iops, `${(own! / ide!).toFixed(2)}x`, `${(own! / brd!).toFixed(2)}x`].map(String),
-    }
-  })
-  const table = [head, ...rows.map(({ text }) => text)]
-  const widths = head.map((_, column) => Math.max(...table.map((row) => row[column]!.length)))
-  for (const row of table) {
-    console.log(row.map((text, at) => (at === 0 ? text.padEnd(widths[0]!) : text.padStart(widths[at]!))).join('  '))
-  }
-  const least = (name: string, values: readonly number[], target: number) => {
-    if (values.length === 0) return
-    const worst = Math.min(...values)
-    console.log(`${worst >= target ? 'reached' : 'MISSED '}  ${name}: at least ${target}, worst is ${worst.toFixed(2)}`)
-  }
-  least(
-    '4 KiB O_DIRECT, of v86 IDE',
-    rows.filter(({ cell }) => cell.direct && cell.block === 4).map(({ own, ide }) => own / ide),
-    5,
-  )
-  least(
-    '1 MiB, of brd',
-    rows.filter(({ cell }) => cell.block === 1024).map(({ own, brd }) => own / brd),
-    0.9,
-  )
-  least(
-    'every cell, of v86 IDE',
-    rows.map(({ own, ide }) => own / ide),
-    1,
-  )
 }
