@@ -230,7 +230,10 @@ async function openSource(
   const file = await openProtocol(source, plain, protocol, options, own, readOnly)
   try {
     if (!readOnly && file.readOnly) {
-      throw new BlockError('EROFS', `${doing} for writing: it can only be read; open it with readOnly: true`)
+      throw new BlockError(
+        'EROFS',
+        `${doing} for writing: it can only be read; open it with readOnly: true (readonly=on)`,
+      )
     }
     if (options.format === undefined) {
       const guess = (await probe(file)).name

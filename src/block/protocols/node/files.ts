@@ -140,7 +140,7 @@ async function openPlace(path: string, readOnly: boolean, bypass: boolean): Prom
     if (!readOnly && (code === 'EACCES' || code === 'EPERM' || code === 'EROFS')) {
       throw new BlockError(
         code,
-        `Cannot open ${path} for writing: it is read-only here; open it with readOnly: true, or change its permissions`,
+        `Cannot open ${path} for writing: it is read-only here; open it with readOnly: true (readonly=on), or change its permissions`,
       )
     }
     if (bypass && code === 'EINVAL' && !(error instanceof BlockError)) {
@@ -161,7 +161,7 @@ async function driver(path: string, fd: number, stat: fs.Stats, options: FileOpt
   if (medium.readOnly && !readOnly) {
     throw new BlockError(
       'EROFS',
-      `Cannot open ${path} for writing: the device is read-only; open it with readOnly: true`,
+      `Cannot open ${path} for writing: the device is read-only; open it with readOnly: true (readonly=on)`,
     )
   }
   const addresses = calls && new Addresses(calls)
