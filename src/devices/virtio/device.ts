@@ -170,9 +170,15 @@ export class VirtioDevice<C extends Chain, M extends Model<C> = Model<C>> implem
   /** Resets one queue (2.6.1); {@link isResetting} until the host has let go of its buffers. */
   resetQueue(queue: Virtqueue<C>): void {
     if (!this.driver.has(F_RING_RESET) || !queue.enabled) return
-    this.#unserved.delete(queue)
-    queue.reset()
+    this.takeAway(queue)
     if (queue.abandoned > 0) this.#resetting.add(queue)
+  }
+
+  /** Forgets a queue and what was in it; a legacy driver may do so at any time. */
+  takeAway(queue: Virtqueue<C>): void {
+    this.#unserved.delete(queue)
+    this.#dropRestored(queue)
+    queue.reset()
   }
 
   isResetting(queue: Virtqueue<C>): boolean {
@@ -320,10 +326,14 @@ export class VirtioDevice<C extends Chain, M extends Model<C> = Model<C>> implem
     }
   }
 
-  /** Drops what was restored and not started again. */
-  #dropRestored(): void {
-    for (const { queue, chain } of this.#restored) queue.drop(chain)
-    this.#restored = []
+  /** Drops what was restored and not started again, of one queue or of all. */
+  #dropRestored(only?: Virtqueue<C>): void {
+    const kept: Restored<C>[] = []
+    for (const restored of this.#restored) {
+      if (only !== undefined && restored.queue !== only) kept.push(restored)
+      else restored.queue.drop(restored.chain)
+    }
+    this.#restored = kept
   }
 
   #askForTurn(): void {

@@ -23,7 +23,7 @@ describe.each(FACES)('2.4 Device reset, $name', (face) => {
         driver.setCommon16(COMMON.queueSelect, queue)
         expect(driver.common16(COMMON.queueEnable)).toBe(0)
         expect(driver.common32(COMMON.queueDesc)).toBe(0)
-        expect(driver.common16(COMMON.queueSize)).toBe(256)
+        expect(driver.common16(COMMON.queueSize)).toBe(512)
       }
     } else {
       expect(driver.slot.in32(driver.legacy(4))).toBe(0)
@@ -183,7 +183,7 @@ describe.each(FACES.filter(({ face }) => face === 'modern'))('2.6.1 Virtqueue re
     driver.send(driver.build(T.FLUSH, 0))
     resetQueue(driver)
     expect(state(driver)).toEqual([0, 0])
-    expect(driver.common16(COMMON.queueSize)).toBe(256)
+    expect(driver.common16(COMMON.queueSize)).toBe(512)
     driver.setCommon16(COMMON.queueSize, 32)
     driver.queues[0] = driver.setUpQueue(0)
     expect(driver.queue.size).toBe(32)
@@ -387,6 +387,30 @@ describe.each(FACES)('save and restore, $name', (face) => {
     expect(to.status).toBe(0)
     to.bus.clock.turn()
     expect(other.pending).toEqual([])
+  })
+
+  test('a restored request whose queue is taken away before the bus runs is gone, and the queue can be used again', () => {
+    const slow = new Slow()
+    const driver = new Driver({ ...face, on: slow, device: { numQueues: 2 } })
+    driver.add(driver.build(T.IN, 3, { input: 512 }))
+    driver.add(driver.build(T.IN, 4, { input: 512 }), { queue: 1 })
+    driver.notify()
+    driver.notify(1)
+    const other = new Slow()
+    const to = resume(driver, driver.slot.device.save(), other)
+    if (to.face === 'legacy') {
+      to.slot.out16(to.legacy(14), 0)
+      to.slot.out32(to.legacy(8), 0)
+    } else {
+      to.setCommon16(COMMON.queueSelect, 0)
+      to.setCommon16(COMMON.queueReset, 1)
+      expect(to.common16(COMMON.queueReset)).toBe(0)
+    }
+    to.bus.clock.turn()
+    expect(other.pending.map(({ at }) => at)).toEqual([4 * 512])
+    other.direct = true
+    to.queues[0] = to.setUpQueue(0)
+    expect(to.send(to.build(T.IN, 5, { input: 512 })).status).toBe(OK)
   })
 
   test('a state can be saved again before the bus runs', () => {
