@@ -43,6 +43,10 @@ const F_SECURE_ERASE = 16
 const MAX_SEGMENTS = 16
 /** 2 GiB less a sector: the most that drivers which count bytes in 31 bits get right. */
 const MAX_RANGE_SECTORS = 4194303
+/** So that a request may have a megabyte in pages that are not beside each other, which is what Linux asks for. */
+const QUEUE_SIZE = 512
+/** Firmware and boot loaders with legacy drivers have room for this many. */
+const LEGACY_QUEUE_SIZE = 256
 /** 16 MiB, for erasing writes. */
 const MAX_ERASE_SECTORS = 32768
 const ERASE_STEP = 1 << 20
@@ -61,7 +65,7 @@ export type ScsiHandler = (request: ScsiRequest) => Now<ScsiOutcome>
 export interface BlkOptions {
   /** Request queues, default 1. */
   numQueues?: number
-  /** Entries of each queue, a power of two from 4 to 1024; default 256. */
+  /** Entries of each queue, a power of two from 4 to 1024; default 512. Through the legacy interface at most 256. */
   queueSize?: number
   /** Let the driver turn the write cache on and off; default true. */
   configWce?: boolean
@@ -112,7 +116,9 @@ export class Blk implements Model<RunningRequest> {
   readonly legacyFeatures: readonly number[]
   readonly queues: number
   readonly queueSize: number
+  readonly legacyQueueSize: number
   readonly config: Uint8Array
+  readonly legacyConfig: Uint8Array
   readonly #host: Host
   readonly #disk: Disk
   readonly #lifetime: Lifetime | undefined
@@ -138,7 +144,8 @@ export class Blk implements Model<RunningRequest> {
     this.#writeCache = disk.writeCache
     this.#wanted = disk.writeCache
     this.queues = options.numQueues ?? 1
-    this.queueSize = options.queueSize ?? 256
+    this.queueSize = options.queueSize ?? QUEUE_SIZE
+    this.legacyQueueSize = Math.min(this.queueSize, LEGACY_QUEUE_SIZE)
     const writes = !disk.readOnly
     const alignment = discardAlignment(disk)
     const most = options.maxDiscardSectors ?? MAX_RANGE_SECTORS
@@ -150,20 +157,22 @@ export class Blk implements Model<RunningRequest> {
     if (writes && options.secureErase) this.#secureErase = { sectors: MAX_ERASE_SECTORS, segments: 1 }
     this.features = this.#offered(options)
     this.legacyFeatures = options.scsi === undefined ? [] : [F_SCSI]
-    this.config = blkConfig(disk, {
+    const layout = {
       geometry: geometry(options),
       sizeMax: options.sizeMax ?? 0,
-      // A request takes two more descriptors, for its header and its status.
-      segMax: this.queueSize - 2,
       queues: this.queues,
       discard: this.#discard,
       writeZeroes: this.#writeZeroes,
       secureErase: this.#secureErase,
-    })
+    }
+    // A request takes two more descriptors, for its header and its status.
+    this.config = blkConfig(disk, { ...layout, segMax: this.queueSize - 2 })
+    this.legacyConfig = blkConfig(disk, { ...layout, segMax: this.legacyQueueSize - 2 })
     new TextEncoder().encodeInto(disk.serial, this.#id)
     this.#rules = this.#makeRules()
     disk.onResize(() => {
       setCapacity(this.config, disk)
+      setCapacity(this.legacyConfig, disk)
       this.#rules = this.#makeRules()
       host.configChanged()
     })
@@ -320,6 +329,7 @@ export class Blk implements Model<RunningRequest> {
   #setWriteCache(on: boolean): void {
     this.#wanted = on
     setWriteback(this.config, on)
+    setWriteback(this.legacyConfig, on)
     this.#applyWriteCache()
   }
 
@@ -378,7 +388,7 @@ function geometry({ cyls, heads, secs }: BlkOptions): Geometry | undefined {
 
 /** Refuses options that no device can have, by their names. */
 export function checkBlkOptions(options: BlkOptions): void {
-  const { queueSize = 256, numQueues = 1, sizeMax = 0, lifetime, cyls, heads, secs } = options
+  const { queueSize = QUEUE_SIZE, numQueues = 1, sizeMax = 0, lifetime, cyls, heads, secs } = options
   inRange('num-queues', numQueues, 1, 1024)
   inRange('queue-size', queueSize, 4, 1024)
   if ((queueSize & (queueSize - 1)) !== 0) throw wrong('queue-size', queueSize, 'must be a power of two')

@@ -20,8 +20,12 @@ export interface Model<C extends Chain> {
   readonly queues: number
   /** Most entries of a queue, a power of two. */
   readonly queueSize: number
+  /** Entries that a queue has through the legacy interface, whose drivers cannot ask for less. */
+  readonly legacyQueueSize: number
   /** The device configuration space, as the driver reads it. */
   readonly config: Uint8Array
+  /** The same through the legacy interface. */
+  readonly legacyConfig: Uint8Array
   /** Requests that the host holds back until someone resumes them; nothing waits for those. */
   readonly held: number
   /** Completes when no request is with the host. */

@@ -158,7 +158,7 @@ export class VirtioPci<C extends Chain = Chain, M extends Model<C> = Model<C>> i
       size,
       read: (offset, width) =>
         offset >= LEGACY_CONFIG
-          ? readBytes(model.config, offset - LEGACY_CONFIG, width)
+          ? readBytes(model.legacyConfig, offset - LEGACY_CONFIG, width)
           : registers.read(offset, width),
       write: (offset, width, value) => {
         if (offset === LEGACY_NOTIFY) device.notify(value & 0xffff)
@@ -185,7 +185,7 @@ export class VirtioPci<C extends Chain = Chain, M extends Model<C> = Model<C>> i
         read: () => (this.#queue?.enabled ? this.#queue.descriptors / PAGE : 0),
         write: (value) => this.#placeLegacy(value >>> 0),
       },
-      { at: 12, bytes: 2, read: () => (this.#queue === undefined ? 0 : device.model.queueSize) },
+      { at: 12, bytes: 2, read: () => (this.#queue === undefined ? 0 : device.model.legacyQueueSize) },
       { at: 14, bytes: 2, read: () => this.#queueSelect, write: (value) => (this.#queueSelect = value) },
       { at: LEGACY_NOTIFY, bytes: 2, read: () => 0, write: (value) => device.notify(value) },
       { at: 18, bytes: 1, read: () => device.legacyStatus, write: (value) => this.#writeStatus(value) },
@@ -197,8 +197,9 @@ export class VirtioPci<C extends Chain = Chain, M extends Model<C> = Model<C>> i
   #placeLegacy(page: number): void {
     const queue = this.#queue
     if (queue === undefined) return
-    queue.reset()
+    this.device.takeAway(queue)
     if (page === 0) return
+    queue.size = this.device.model.legacyQueueSize
     queue.descriptors = page * PAGE
     queue.driver = queue.descriptors + 16 * queue.size
     queue.device = Math.ceil((queue.driver + 6 + 2 * queue.size) / PAGE) * PAGE

@@ -181,9 +181,9 @@ describe('4.1.4.3 Common configuration structure', () => {
   test('accesses of other widths than the field: a wide read sees both fields, a narrow write changes nothing', () => {
     const driver = idle()
     expect(driver.common32(COMMON.numQueues - 2)).toBe(0x0001ffff)
-    expect(driver.common8(COMMON.queueSize + 1)).toBe(1)
+    expect(driver.common8(COMMON.queueSize + 1)).toBe(2)
     driver.setCommon8(COMMON.queueSize, 8)
-    expect(driver.common16(COMMON.queueSize)).toBe(256)
+    expect(driver.common16(COMMON.queueSize)).toBe(512)
   })
 
   test('bytes of the BAR that belong to no structure read as 0 and take no writes', () => {
