@@ -1,11 +1,12 @@
 /**
  * Images against QEMU: `npm run bench -- block [--quick] [--rounds=N] [--formats=raw,qcow2,qed] [--cells=TEXT] [--svg=FILE]`.
  * `--cells` keeps the cells whose name contains the text, such as "none" or "4K random"; `--quick` takes a third of them, and
- * one round.
+ * one round. Then come what only the copy-on-write formats do, and what it costs them to be one.
  */
 import fs from 'node:fs'
 import path from 'node:path'
 import { lacks, temporaryFolder } from '../tools.ts'
+import { run as runFormats } from './formats.bench.ts'
 import { type Group, svg, text } from './host/chart.ts'
 import {
   allCells,
@@ -50,6 +51,10 @@ export async function run(args: readonly string[]): Promise<number> {
       const name = file.replace(/\.svg$/, `-${i === 0 ? 'reads' : 'writes'}.svg`)
       fs.writeFileSync(name, svg(title, groups))
       console.log(`\nchart: ${name}`)
+    }
+    if (wanted === '' && formats.includes('qcow2')) {
+      console.log()
+      await runFormats(['allocating', 'copyUp', 'bounded', 'opening'])
     }
   } finally {
     contest.close()

@@ -231,6 +231,18 @@ function summarize(results: readonly Result[]): void {
     const ratios = part.map(ratio)
     console.log(`${name}: geometric mean ${geometricMean(ratios).toFixed(2)}, least ${Math.min(...ratios).toFixed(2)}`)
   }
+  for (const format of ['qcow2', 'qed'] as const) {
+    const shares = results.flatMap(({ cell, block86 }) => {
+      if (cell.format !== format || cell.write || cell.cache === 'none') return []
+      const raw = results.find((other) => cellName(other.cell) === cellName({ ...cell, format: 'raw' }))
+      return raw === undefined ? [] : [block86.rate / raw.block86.rate]
+    })
+    if (shares.length === 0) continue
+    const [mean, least] = [geometricMean(shares), Math.min(...shares)]
+    console.log(
+      `${format} reads from the page cache, of our raw: geometric mean ${mean.toFixed(2)}, least ${least.toFixed(2)}`,
+    )
+  }
   const below = results.filter((result) => ratio(result) < (result.cell.write ? 0.8 : 1))
   console.log(below.length === 0 ? 'no cell falls short' : 'cells that fall short (reads of 1.0, writes of 0.8):')
   for (const result of below) console.log(`  ${cellName(result.cell)} ${ratio(result).toFixed(2)}`)
