@@ -238,6 +238,23 @@ describe.skipIf(lacks('qemu-nbd', 'qemu-img', 'qemu-io', 'nbdinfo', 'nbdcopy'))(
     expect(Number(execFileSync('stat', ['-c', '%b', image], { encoding: 'utf8' })) * 512).toBeLessThan(3.5 * MiB)
   })
 
+  test('one client too many waits for its turn', async () => {
+    const image = qcow2('image', 'write -P 3 0 64k')
+    const { uri, ended } = await serve('-f', 'qcow2', '-e', '1', image)
+    const idle = net.connect(uri.split('socket=')[1]!)
+    await new Promise((resolve) => idle.once('data', resolve))
+    const copied = runTool('nbdcopy', uri, folder.file('copy'))
+    await new Promise((resolve) => setTimeout(resolve, 50))
+    idle.destroy()
+    await copied
+    await ended
+    expect(
+      readFileSync(folder.file('copy'))
+        .subarray(0, 65536)
+        .every((byte) => byte === 3),
+    ).toBe(true)
+  })
+
   test('several files, each by its name', async () => {
     const one = qcow2('one', 'write -P 1 0 64k')
     const two = qcow2('two', 'write -P 2 0 64k')

@@ -215,6 +215,7 @@ class Server {
   readonly #objects: Objects
   readonly #console: Console
   readonly #sockets = new Set<net.Socket>()
+  readonly #waiting = new Set<net.Socket>()
   readonly #server: net.Server
   readonly #shared: number
   #end: (() => void) | undefined
@@ -247,7 +248,7 @@ class Server {
       if (process.env[READY] !== undefined) process.stdout.write('ready\n')
       await ended
       this.#server.close()
-      for (const socket of this.#sockets) socket.destroy()
+      for (const socket of [...this.#sockets, ...this.#waiting]) socket.destroy()
       if (pidFile !== undefined) rmSync(pidFile, { force: true })
     } finally {
       for (const signal of SIGNALS) process.off(signal, end)
@@ -294,7 +295,9 @@ class Server {
 
   #accept(socket: net.Socket): void {
     if (this.#shared > 0 && this.#sockets.size >= this.#shared) {
-      socket.destroy()
+      // Who comes too many waits, as one does whom the server does not accept.
+      this.#waiting.add(socket)
+      socket.on('error', () => {}).on('close', () => this.#waiting.delete(socket))
       return
     }
     this.#sockets.add(socket)
@@ -303,6 +306,11 @@ class Server {
     void serveNbd(new SocketStream(socket, 'client'), options).then((why) => {
       if (why !== undefined && this.#args.has('verbose')) this.#console.err.write(`${PROGRAM}: a client left: ${why}\n`)
       this.#sockets.delete(socket)
+      const [next] = this.#waiting
+      if (next !== undefined) {
+        this.#waiting.delete(next)
+        this.#accept(next)
+      }
       // One that only looked around is not the last to leave.
       if (this.#sockets.size === 0 && served && !this.#args.has('persistent')) this.#end?.()
     })

@@ -221,6 +221,74 @@ describe('reconnect', () => {
     expect(sockets.length).toBe(2)
   })
 
+  test('writes again what was not flushed and a server that died has lost', async () => {
+    const stable = new Memory(MiB)
+    /** What is written is lost with the connection, but for what was flushed. */
+    const volatile = () => {
+      let cached: { at: number; bytes: Uint8Array }[] = []
+      const content = new Uint8Array(MiB)
+      stable.read(0, bytesVec(content))
+      const memory = Memory.from(content)
+      const driver: BlockDriver = {
+        name: 'volatile',
+        size: MiB,
+        read: (at, into) => memory.read(at, into),
+        write: (at, from) => {
+          const bytes = from.gather()
+          cached.push({ at, bytes })
+          memory.write(at, bytesVec(bytes))
+        },
+        flush: () => {
+          for (const { at, bytes } of cached) stable.write(at, bytesVec(bytes))
+          cached = []
+        },
+      }
+      return asDevice(driver)
+    }
+    const sockets: net.Socket[] = []
+    const port = await listen((socket) => {
+      sockets.push(socket)
+      void serveNbd(new SocketStream(socket, 'client'), { exports: [{ name: '', device: volatile() }] })
+    })
+    const client = await connect(port, '', { reconnectDelay: 30 })
+    await client.write(0, bytesVec(pattern(4096, 1)), { fua: true })
+    await client.write(0, bytesVec(pattern(4096, 2)))
+    await client.write(2048, bytesVec(pattern(4096, 3)))
+    await client.write(8192, bytesVec(pattern(512, 4)))
+    sockets.at(-1)!.destroy()
+    const back = new Uint8Array(512)
+    await client.read(2048, bytesVec(back))
+    expect(Buffer.compare(back, pattern(512, 3))).toBe(0)
+    await client.flush()
+    const kept = (at: number, length: number) => {
+      const bytes = new Uint8Array(length)
+      stable.read(at, bytesVec(bytes))
+      return bytes
+    }
+    expect(Buffer.compare(kept(0, 2048), pattern(4096, 2).subarray(0, 2048))).toBe(0)
+    expect(Buffer.compare(kept(2048, 4096), pattern(4096, 3))).toBe(0)
+    expect(Buffer.compare(kept(8192, 512), pattern(512, 4))).toBe(0)
+    expect(sockets.length).toBe(2)
+  })
+
+  test('keeps no more unflushed writes than fit its memory: it flushes by itself', async () => {
+    let flushes = 0
+    const memory = new Memory(64 * MiB)
+    const device = asDevice({
+      name: 'counted',
+      size: memory.size,
+      read: (at, into) => memory.read(at, into),
+      write: (at, from) => memory.write(at, from),
+      flush: () => void flushes++,
+    })
+    const { port } = await serve([{ name: '', device }])
+    const client = await connect(port, '', { reconnectDelay: 30 })
+    const bytes = bytesVec(new Uint8Array(4 * MiB))
+    for (let i = 0; i < 12; i++) await client.write(i * 4 * MiB, bytes)
+    await client.read(0, bytesVec(new Uint8Array(512)))
+    expect(flushes).toBe(1)
+  })
+
   test('without it every request fails at once, and later ones too', async () => {
     const sockets: net.Socket[] = []
     const never: BlockDriver = { name: 'never', size: MiB, read: () => new Promise(() => {}) }

@@ -4,12 +4,16 @@ import { BlockError, blockError, messageOf } from '../../error.ts'
 import { bytesVec, type IoVec } from '../../iovec.ts'
 import { all, type Now } from '../../now.ts'
 import type { ByteStream } from '../stream.ts'
+import { Journal, type Written } from './journal.ts'
 import { type NbdSession, type NbdWish, negotiate } from './negotiate.ts'
 import * as wire from './wire.ts'
 
 export interface NbdClientOptions {
   readonly readOnly?: boolean
-  /** Seconds for which requests are kept and tried again after the connection broke; 0 (default) fails them at once. */
+  /**
+   * Seconds for which requests are kept and tried again after the connection broke; 0 (default) fails them at once. What
+   * completed and was not flushed is then written again too: a server that died may have lost it.
+   */
   readonly reconnectDelay?: number
   /** Dirty bitmap to read instead of base:allocation, as its context name. */
   readonly context?: string
@@ -29,6 +33,10 @@ interface Request {
   readonly into?: IoVec
   /** Bytes of a structured read that have come. */
   came: number
+  /** Of a flush: what it makes durable. */
+  mark?: number
+  /** It was done on an earlier connection, and is done again. */
+  readonly again?: boolean
   extents?: StatusRun[]
   error?: BlockError
   resolve(): void
@@ -42,7 +50,11 @@ interface StatusRun {
 }
 
 const RETRY_MS = 250
+/** Memory that unflushed writes may take, bytes; then they are flushed. */
+const MAX_JOURNAL = 32 << 20
 const LARGEST_RANGE = 1 << 30
+/** What a server may lose before it is flushed. */
+const KEPT: readonly number[] = [wire.CMD_WRITE, wire.CMD_WRITE_ZEROES]
 
 /** A connected export. */
 export class NbdClient implements BlockDriver {
@@ -57,6 +69,10 @@ export class NbdClient implements BlockDriver {
   readonly #requests = new Map<number, Request>()
   readonly #context: string
   #session: NbdSession | undefined
+  /** New requests may be sent: what came before them has been. */
+  #ready = false
+  readonly #journal: Journal | undefined
+  #trimming = false
   #first: NbdSession
   #nextCookie = 1
   #runs: StatusRun[] = []
@@ -74,6 +90,8 @@ export class NbdClient implements BlockDriver {
     this.#wish = wish
     this.#reconnectMs = (options.reconnectDelay ?? 0) * 1000
     this.#context = options.context ?? wire.BASE_ALLOCATION
+    // A server without a flush has nothing that it could lose.
+    if (this.#reconnectMs > 0 && session.flags & wire.FLAG_SEND_FLUSH && !this.readOnly) this.#journal = new Journal()
     this.#begin(session)
   }
 
@@ -188,9 +206,10 @@ export class NbdClient implements BlockDriver {
     if (this.#dead !== undefined) return Promise.reject(this.#dead)
     return new Promise((resolve, reject) => {
       const request: Request = { ...parts, came: 0, resolve: () => resolve(request), reject }
+      if (parts.command === wire.CMD_FLUSH && this.#journal !== undefined) request.mark = this.#journal.mark()
       const cookie = this.#nextCookie++
       this.#requests.set(cookie, request)
-      if (this.#session !== undefined) this.#transmit(this.#session, cookie, request)
+      if (this.#session !== undefined && (this.#ready || parts.again)) this.#transmit(this.#session, cookie, request)
     })
   }
 
@@ -202,13 +221,46 @@ export class NbdClient implements BlockDriver {
   #begin(session: NbdSession): void {
     this.#session = session
     this.#runs = []
+    this.#receive(session).catch((error) => this.#broken(session, error))
+    if (this.#journal === undefined || this.#journal.bytes === 0) this.#goOn(session)
+    else this.#writeAgain(session, this.#journal)
+  }
+
+  /** Sends what waits for an answer. */
+  #goOn(session: NbdSession): void {
+    if (this.#session !== session) return
+    this.#ready = true
     for (const [cookie, request] of this.#requests) {
       request.came = 0
       delete request.error
       delete request.extents
       this.#transmit(session, cookie, request)
     }
-    this.#receive(session).catch((error) => this.#broken(session, error))
+  }
+
+  /** Does again what the server may have lost, and then what waits. */
+  async #writeAgain(session: NbdSession, journal: Journal): Promise<void> {
+    try {
+      for (const batch of journal.batches()) {
+        await Promise.all(batch.map((written) => this.#request({ ...written, again: true })))
+      }
+    } catch (error) {
+      if (this.#session === session) this.#fail(blockError(error, `Lost writes of ${this.name}`))
+      return
+    }
+    this.#goOn(session)
+  }
+
+  /** Keeps what was written until it is flushed. */
+  #noteWritten(journal: Journal, written: Written): void {
+    const { command, flags, at, length, payload } = written
+    journal.add({ command, flags, at, length, ...(payload === undefined ? {} : { payload }) })
+    if (journal.bytes <= MAX_JOURNAL || this.#trimming) return
+    this.#trimming = true
+    const trimmed = () => {
+      this.#trimming = false
+    }
+    this.#request({ command: wire.CMD_FLUSH, flags: 0, at: 0, length: 0 }).then(trimmed, trimmed)
   }
 
   async #receive(session: NbdSession): Promise<never> {
@@ -301,7 +353,15 @@ export class NbdClient implements BlockDriver {
     if (request.error !== undefined) request.reject(request.error)
     else if (request.into !== undefined && this.#session?.structured && request.came !== request.length) {
       request.reject(new BlockError('EIO', `${this.name}: the server sent ${request.came} of ${request.length} bytes`))
-    } else request.resolve()
+    } else {
+      const journal = this.#journal
+      if (journal !== undefined && !request.again) {
+        const { command, flags, mark } = request
+        if (mark !== undefined) journal.forget(mark)
+        else if (KEPT.includes(command) && (flags & wire.CMD_FLAG_FUA) === 0) this.#noteWritten(journal, request)
+      }
+      request.resolve()
+    }
   }
 
   #serverError(request: Request, number: number, text: string): BlockError {
@@ -318,7 +378,13 @@ export class NbdClient implements BlockDriver {
   #broken(session: NbdSession, error: unknown): void {
     if (this.#session !== session) return
     this.#session = undefined
+    this.#ready = false
     session.stream.close()
+    for (const [cookie, request] of this.#requests) {
+      if (!request.again) continue
+      this.#requests.delete(cookie)
+      request.reject(error)
+    }
     if (this.#reconnectMs <= 0) this.#fail(blockError(error, `Lost ${this.name}`))
     else void this.#reconnect(error)
   }
