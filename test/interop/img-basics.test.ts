@@ -1,5 +1,6 @@
 /** create, info, check, map, compare, resize and snapshot print and do what qemu-img's do. */
 import { spawn, spawnSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import { afterAll, describe, expect, test } from 'vitest'
 import { lacks, temporaryFolder } from '../tools.ts'
 import { normal, ours, scenario, theirs } from './img-golden.ts'
@@ -23,7 +24,7 @@ const INPUTS = [
   io('qcow', 'c.qcow', 'write -P 1 64k 256k'),
 ].join('\n')
 
-describe.skipIf(lacks('qemu-img', 'qemu-io'))('img', () => {
+describe.skipIf(lacks('qemu-img', 'qemu-io', 'qemu-nbd'))('img', () => {
   scenario({
     title: 'create: formats and options',
     given: 'qemu-img create -q -f raw b 1M; qemu-img create -q -f qcow2 bq 1M; mkdir d; qemu-img create -q d/b 2M',
@@ -335,6 +336,41 @@ describe.skipIf(lacks('qemu-img', 'qemu-io'))('img', () => {
       }
     },
   )
+
+  test('an NBD export is told about, mapped and copied as qemu-img does', async () => {
+    const [image, socket, pid] = [folder.file('export.raw'), folder.file('socket'), folder.file('pid')]
+    spawnSync('qemu-img', ['create', '-q', image, '8M'])
+    spawnSync('qemu-io', ['-f', 'raw', '-c', 'write -P 1 1M 64k', image])
+    spawnSync('qemu-nbd', ['-f', 'raw', '-t', '-e', '4', '-k', socket, '--fork', '--pid-file', pid, image])
+    try {
+      const uri = `nbd+unix:///?socket=${socket}`
+      for (const args of [
+        ['info', uri],
+        ['info', '--output=json', uri],
+        ['info', '-f', 'raw', `nbd:unix:${socket}`],
+        ['info', '--image-opts', `driver=nbd,path=${socket}`],
+        ['info', '--image-opts', `driver=raw,file.driver=nbd,file.path=${socket}`],
+        ['map', '--output=json', uri],
+        ['compare', '-f', 'raw', uri, uri],
+        ['convert', '-n', '-f', 'raw', '-O', 'raw', uri, uri],
+        ['measure', '-O', 'qcow2', uri],
+      ]) {
+        const wanted = theirs(args, folder.path)
+        const got = await ours(args)
+        expect({ args, status: got.status, out: normal(got.out), err: normal(got.err) }).toEqual({
+          args,
+          status: wanted.status,
+          out: normal(wanted.out),
+          err: normal(wanted.err),
+        })
+      }
+      expect(await ours(['convert', '-O', 'qcow2', uri, folder.file('copy')])).toEqual({ out: '', err: '', status: 0 })
+      const same = theirs(['compare', '-f', 'raw', '-F', 'qcow2', image, folder.file('copy')], folder.path)
+      expect(same.out).toBe('Images are identical.\n')
+    } finally {
+      process.kill(Number(readFileSync(pid, 'utf8')))
+    }
+  })
 
   test('an encrypted qcow2 image is refused by name', async () => {
     const name = folder.file('secret.qcow2')

@@ -1,15 +1,13 @@
 /** `block86 img convert`: copies images into one of any format. */
 import type { BlockDevice } from '../../block/device.ts'
-import { errnoOf } from '../../block/error.ts'
 import type { FormatDriver } from '../../block/format.ts'
 import { formats } from '../../block/formats/index.ts'
-import { BITMAP_AUTO, BITMAP_IN_USE } from '../../block/formats/qcow2/bitmaptable.ts'
-import type { Qcow2Image } from '../../block/formats/qcow2/image.ts'
 import { ConvertError, type ConvertOptions, convert as convertJob } from '../../block/jobs/convert.ts'
 import { type CodecPool, codecPool } from '../../codecs/pool.ts'
 import type { Parsed } from '../getopt.ts'
 import { cacheMode, parse, sizeArgument } from './arguments.ts'
 import { type Console, Failure, report } from './console.ts'
+import { copyBitmaps } from './copy-bitmaps.ts'
 import {
   checkLists,
   type FormatOption,
@@ -374,30 +372,9 @@ class Conversion {
   }
 
   async #finish(target: Opened): Promise<void> {
-    if (this.#args.has('bitmaps')) await this.#copyBitmaps(target)
+    if (this.#args.has('bitmaps'))
+      await copyBitmaps(this.#sources[0]!, target, this.#args.has('skip-broken-bitmaps'), this.#console)
     await target.device.flush()
-  }
-
-  async #copyBitmaps(target: Opened): Promise<void> {
-    const from = (this.#sources[0]!.image as Qcow2Image).bitmaps
-    const to = (target.image as Qcow2Image).bitmaps
-    for (const { name, flags, granularityBits } of from.list) {
-      if (flags & BITMAP_IN_USE) {
-        if (!this.#args.has('skip-broken-bitmaps')) {
-          throw new Failure(
-            `Cannot copy inconsistent bitmap '${name}'\nTry --skip-broken-bitmaps, or use 'qemu-img bitmap --remove'`,
-          )
-        }
-        report(this.#console, `warning: Skipping inconsistent bitmap '${name}'`)
-        continue
-      }
-      try {
-        await to.add(name, 2 ** granularityBits, (flags & BITMAP_AUTO) !== 0)
-        await to.merge(name, await from.bits(name), 2 ** granularityBits)
-      } catch (error) {
-        throw new Failure(`Failed to create bitmap ${name}: ${strerror({ code: errnoOf(error) })}`)
-      }
-    }
   }
 }
 

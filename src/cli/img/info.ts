@@ -1,5 +1,6 @@
 /** `block86 img info`: tells about an image. */
 import { host } from '#host'
+import type { BlockDevice } from '../../block/device.ts'
 import { readQcowHeader } from '../../block/formats/qcow.ts'
 import { readImageHeader } from '../../block/formats/qcow2/image.ts'
 import { infoQcow2, type SnapshotInfo } from '../../block/formats/qcow2/info.ts'
@@ -10,6 +11,7 @@ import { outputFormat, parse } from './arguments.ts'
 import { type Console, Failure, misuse } from './console.ts'
 import { ordered, prettyJson } from './json.ts'
 import { type Flags, type Opened, openGiven, resolveBacking } from './open.ts'
+import { shownName } from './shown-name.ts'
 import { snapshotLines } from './snapshot-list.ts'
 
 const USAGE = `usage: block86 img info [--object OBJECTDEF] [--image-opts] [-f FMT] [--output=OFMT] [--backing-chain] [-U] FILENAME
@@ -25,9 +27,9 @@ export interface ImageInfo {
   'virtual-size': number
   filename: string
   format: string
-  'actual-size': number
+  'actual-size'?: number | undefined
   'cluster-size'?: number | undefined
-  'dirty-flag': boolean
+  'dirty-flag'?: boolean | undefined
   'backing-filename'?: string | undefined
   'full-backing-filename'?: string | undefined
   'backing-filename-format'?: string | undefined
@@ -85,7 +87,7 @@ async function chainInfo(
     seen.add(full)
     const opened = await openGiven(console, next, as, flags, options)
     try {
-      infos.push(await describe(opened))
+      infos.push({ ...(await describe(opened)), filename: shownName(next === name ? name : opened.name, options) })
     } finally {
       await opened.close()
     }
@@ -104,8 +106,10 @@ export async function describe(opened: Opened): Promise<ImageInfo> {
     'virtual-size': device.size,
     filename: name,
     format: opened.format,
-    'actual-size': await file.allocated(),
-    'dirty-flag': false,
+    // What is elsewhere does not say how much it takes.
+    ...(bottom(file).driver.allocated === undefined
+      ? {}
+      : { 'actual-size': await file.allocated(), 'dirty-flag': false }),
   }
   const backed = (backing: string | undefined) =>
     backing === undefined ? {} : { 'backing-filename': backing, 'full-backing-filename': resolveBacking(name, backing) }
@@ -134,13 +138,19 @@ export async function describe(opened: Opened): Promise<ImageInfo> {
   }
 }
 
+/** What a device is a plain view of. */
+function bottom(device: BlockDevice): BlockDevice {
+  const { plain } = device.driver
+  return plain === undefined ? device : bottom(plain.device)
+}
+
 /** As qemu-img prints it. */
 function plainText(found: ImageInfo): string {
   const lines = [
     `image: ${found.filename}`,
     `file format: ${found.format}`,
     `virtual size: ${humanSize(found['virtual-size'])} (${found['virtual-size']} bytes)`,
-    `disk size: ${humanSize(found['actual-size'])}`,
+    `disk size: ${found['actual-size'] === undefined ? 'unavailable' : humanSize(found['actual-size'])}`,
   ]
   if (found['cluster-size'] !== undefined) lines.push(`cluster_size: ${found['cluster-size']}`)
   if (found['dirty-flag']) lines.push('cleanly shut down: no')
@@ -187,11 +197,12 @@ function terminalText(found: ImageInfo): string {
   const rows: [string, string][] = []
   const size = found['virtual-size']
   const actual = found['actual-size']
-  const share = size === 0 ? 0 : actual / size
+  const share = size === 0 || actual === undefined ? 0 : actual / size
   const bar = '█'.repeat(Math.round(Math.min(share, 1) * 20)).padEnd(20, '░')
   rows.push(['format', `${BOLD}${found.format}${PLAIN}`])
   rows.push(['disk', `${BOLD}${humanSize(size)}${PLAIN} ${DIM}(${size} bytes)${PLAIN}`])
-  rows.push(['on the host', `${BOLD}${humanSize(actual)}${PLAIN} ${DIM}${bar} ${Math.round(share * 100)}%${PLAIN}`])
+  if (actual !== undefined)
+    rows.push(['on the host', `${BOLD}${humanSize(actual)}${PLAIN} ${DIM}${bar} ${Math.round(share * 100)}%${PLAIN}`])
   if (found['cluster-size'] !== undefined) rows.push(['cluster', humanSize(found['cluster-size'])])
   if (found['dirty-flag']) rows.push(['state', `${YELLOW}not cleanly shut down${PLAIN}`])
   if (found['backing-filename'] !== undefined) {
