@@ -148,7 +148,9 @@ class JoinedVec extends VecBase {
 
   views(): readonly Uint8Array[] {
     this.held()
-    return this.#parts.flatMap((part) => part.views())
+    const all: Uint8Array[] = []
+    for (const part of this.#parts) for (const view of part.views()) all.push(view)
+    return all
   }
 
   slice(start: number, end = this.byteLength): IoVec {

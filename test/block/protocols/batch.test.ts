@@ -142,6 +142,25 @@ describe('a request that is all that its device has', () => {
   })
 })
 
+test('a request that goes by itself is handed in at once, also one that is all that its device has', () => {
+  let submits = 0
+  const engine = batched({
+    name: 'io_uring',
+    durableWrites: true,
+    read: () => {},
+    write: () => new Promise(() => {}),
+    sync: async () => {},
+    submit: () => void submits++,
+  })
+  for (let i = 0; i < 6; i++) {
+    void engine.read(i * 4096, sector())
+    kick()
+  }
+  submits = 0
+  void engine.write(0, sector(), true)
+  expect(submits).toBe(1)
+})
+
 describe('behind many that are under way', () => {
   /** 33 requests that are under way, and 100 that have ended one right after the other. */
   async function busy() {

@@ -118,7 +118,7 @@ class Batch implements Engine {
     // With nothing under way there is nothing to wait for: the first of a burst goes by itself, the rest join behind it.
     if (this.#inFlight === 0 && this.#held === 0) {
       const request = this.#go(write, durable, at, vector, 1, lone)
-      if (!lone) this.#next.submit?.()
+      if (request instanceof Promise) this.#next.submit?.()
       return request
     }
     return new Promise((resolve, reject) => {

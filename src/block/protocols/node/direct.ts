@@ -68,9 +68,13 @@ export function direct(
   addresses: Addresses | undefined,
   pool: AlignedPool = alignedPool(),
 ): Engine {
-  const fits = (vector: IoVec) =>
-    addresses !== undefined &&
-    vector.views().every((view) => addresses.of(view) % alignment.memory === 0 && view.length % alignment.request === 0)
+  const fits = (vector: IoVec) => {
+    if (addresses === undefined) return false
+    for (const view of vector.views()) {
+      if (addresses.of(view) % alignment.memory !== 0 || view.length % alignment.request !== 0) return false
+    }
+    return true
+  }
   const steps = async (length: number, step: (start: number, end: number) => Promise<void>) => {
     for (let start = 0; start < length; start += BUFFER_MAX) await step(start, Math.min(start + BUFFER_MAX, length))
   }

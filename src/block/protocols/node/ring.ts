@@ -64,7 +64,14 @@ export interface Operation {
   done(result: number): void
 }
 
-/** One io_uring. Requests are collected, and handed in with one call at the end of the event loop's turn. */
+/**
+ * One io_uring. Requests are collected, and handed in with one call at the end of the event loop's turn.
+ *
+ * Neither files nor buffers are registered, for here they do not pay. Of O_DIRECT reads of 4 KiB, 32 at a time, 40,000 took as
+ * long with a registered file as without, and in fio half a microsecond of CPU less each of five; but until Linux 6.13 the kernel
+ * lets go of a registered file up to a second after it was closed, and so of its locks. Registered buffers save as much, and 3 us
+ * of 13 at 256 KiB, but the guest's whole RAM would be pinned: taken from the host at once, and more than an ordinary user may lock.
+ */
 export class Ring {
   readonly #libc: Libc
   readonly #fd: number

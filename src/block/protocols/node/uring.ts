@@ -141,7 +141,7 @@ export function uring(ring: Ring, addresses: Addresses, fd: number, name: string
       if (brief.worth(length)) {
         ring.wait(BRIEF)
         brief.did(one.over)
-      } else ring.submit()
+      }
     }
     return one.outcome()
   }
