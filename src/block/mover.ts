@@ -70,14 +70,17 @@ export class ImageDevice implements BlockDriver {
     if (!(mapping instanceof Promise) && mapping.kind === 'raw' && mapping.inPlace && mapping.length === length) {
       return traffic.track(this.#put(mapping, from))
     }
+    let first: Now<Mapping> | undefined = mapping
     return traffic.track(
-      this.#pieces(length, (done) =>
-        after(this.image.map(at + done, length - done), (found) => {
+      this.#pieces(length, (done) => {
+        const next = first ?? this.image.map(at + done, length - done)
+        first = undefined
+        return after(next, (found) => {
           const piece = from.slice(done, done + found.length)
           const later = inPlace(found) ? this.#put(found, piece) : this.#change(at + done, piece)
           return { length: found.length, later }
-        }),
-      ),
+        })
+      }),
     )
   }
 

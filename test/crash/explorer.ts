@@ -57,7 +57,7 @@ const EXHAUSTIVE = 4
 
 /** Looks at about `states` crash states of a recording; stops at the first that is wrong. */
 export async function explore(recording: Recording, effort: Effort): Promise<Exploration> {
-  const { recorder, subject } = recording
+  const { recorder, subject, model } = recording
   if (effort.file !== undefined && subject.backing !== undefined) {
     writeFileSync(path.join(path.dirname(effort.file), subject.backing.name), subject.backing.bytes)
   }
@@ -71,12 +71,13 @@ export async function explore(recording: Recording, effort: Effort): Promise<Exp
     const pending = replay.to(now)
     due += share
     const few = pending <= EXHAUSTIVE && 2 ** pending <= due
+    const allowed = model.allowed(now)
     const states: Iterable<CrashState> = few ? replay.whole() : samples(replay, random, Math.floor(due), pending)
     for (const state of states) {
       due--
       const withQemu = effort.qemuEvery !== undefined && effort.qemuEvery > 0 && found.states % effort.qemuEvery === 0
       found.states++
-      const wrong = await look(recording, state, now, withQemu ? effort.file : undefined, random)
+      const wrong = await look(subject, state, now, allowed, withQemu ? effort.file : undefined, random)
       if (withQemu) found.qemu++
       if (wrong === undefined) continue
       found.failure = `${recording.subject.name}: after a power cut at moment ${now} of ${moments}: ${wrong}\n${state.story}`
@@ -91,13 +92,13 @@ function* samples(replay: Replay, random: Random, count: number, pending: number
 }
 
 async function look(
-  recording: Recording,
+  subject: Subject,
   state: CrashState,
   now: number,
+  allowed: readonly Set<number>[],
   qemuFile: string | undefined,
   random: Random,
 ): Promise<string | undefined> {
-  const { subject, model } = recording
   try {
     if (qemuFile !== undefined && subject.qemu !== undefined) {
       writeFileSync(qemuFile, state.bytes)
@@ -111,7 +112,7 @@ async function look(
     const disk = await subject.open(medium)
     const content = new Uint8Array(disk.size)
     await disk.read(0, bytesVec(content))
-    const wrong = judge(content, model.allowed(now)) ?? (await subject.inspect?.(disk, now))
+    const wrong = judge(content, allowed) ?? (await subject.inspect?.(disk, now))
     if (wrong !== undefined) return wrong
     if (random.below(4) === 0) {
       // The image is of use: it takes writes, and is whole after them.

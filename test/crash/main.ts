@@ -20,7 +20,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const first = Number(values.seed ?? Date.now() % 2 ** 31)
   const rounds = Number(values.rounds ?? 1)
   const folder = temporaryFolder()
-  const qemuEvery = lacks('qemu-img') ? 0 : Math.max(1, Math.ceil(states / 100))
+  const qemuEvery = lacks('qemu-img') ? 0 : Math.max(20, Math.ceil(states / 100))
   let failed = 0
   const runs = [
     ...workloads.map((workload) => ({

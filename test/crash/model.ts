@@ -81,6 +81,19 @@ export class DiskModel {
     return this.#history.map((history) => history.at(-1)!.value)
   }
 
+  /** A request over the range failed: it is over, and what it left is not known. */
+  release(at: number, length: number): void {
+    for (let sector = at / SECTOR; sector < (at + length) / SECTOR; sector++) this.#busy[sector]!--
+  }
+
+  /** Whether it is known what every sector holds: the last request over each has completed, and was no discard. */
+  certain(): boolean {
+    return this.#history.every((history) => {
+      const last = history.at(-1)!
+      return last.end !== Number.POSITIVE_INFINITY && !last.orOld
+    })
+  }
+
   /** A flush began and completed. */
   flushed(start: number, end: number): void {
     this.#flushes.push({ start, end })

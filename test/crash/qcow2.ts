@@ -27,8 +27,8 @@ export interface Workload {
   readonly backing?: number
   readonly open?: Partial<Qcow2Options>
   readonly owner?: MakeOwner
-  /** The disk is full of data at first. */
-  readonly full?: boolean
+  /** Bytes of data that the disk begins with. */
+  readonly full?: number
 }
 
 const KB = 1024
@@ -164,7 +164,7 @@ export const workloads: readonly Workload[] = [
     mix: { write: 6, flush: 1 },
     requests: 100,
     depth: 4,
-    full: true,
+    full: 64 * KB,
   },
   {
     name: 'allocating and overwriting writes',
@@ -183,13 +183,15 @@ export const workloads: readonly Workload[] = [
     depth: 4,
   },
   {
+    // A refcount table of one cluster covers 2 MiB, which is nearly full at first.
     name: 'the refcount table moves',
     shape: { clusterSize: 512, refcountBits: 64 },
-    size: 6144 * KB,
+    size: 2560 * KB,
     mix: { write: 8, discard: 1, flush: 1 },
-    requests: 150,
+    requests: 70,
     depth: 4,
-    sectors: 250,
+    sectors: 100,
+    full: 1950 * KB,
   },
   {
     name: 'copy-up over a backing file',
@@ -296,7 +298,8 @@ export async function record(workload: Workload, seed: number, plant: Partial<Qc
   const backed = () => (sectors > 0 ? { ...options, backing: new BlockDevice(Memory.from(bytes)) } : options)
   const { disk: fresh, image: empty } = await makeImage(start, { ...workload.shape, size: workload.size }, backed())
   const { clusterSize } = empty
-  const first = new Uint8Array(workload.full ? workload.size : 0)
+  const full = workload.full ?? 0
+  const first = new Uint8Array(full)
   for (let at = 0; at < first.length; at += SECTOR) stamp(first.subarray(at, at + SECTOR), at / SECTOR, FIRST_VERSION)
   await fresh.write(0, bytesVec(first))
   await fresh.close()
@@ -304,7 +307,7 @@ export async function record(workload: Workload, seed: number, plant: Partial<Qc
   await new BlockDevice(start).read(0, bytesVec(content))
   const recorder = new Recorder(content, random)
   const model = new DiskModel(workload.size, (sector) =>
-    workload.full ? FIRST_VERSION : sector < sectors ? backingVersion(sector) : 0,
+    sector * SECTOR < full ? FIRST_VERSION : sector < sectors ? backingVersion(sector) : 0,
   )
   const { disk } = await openImage(recorder, { ...backed(), ...plant })
   const owner = workload.owner?.({ disk, recorder, model, random })

@@ -1,4 +1,5 @@
 /** Images made to do harm: each known vulnerability of such parts elsewhere, tried here. */
+import { writeFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { BlockDevice } from '../../../src/block/device.ts'
 import { BlockError } from '../../../src/block/error.ts'
@@ -7,12 +8,15 @@ import { checkQcow2 } from '../../../src/block/formats/qcow2/check.ts'
 import { createQcow2, type Qcow2CreateOptions } from '../../../src/block/formats/qcow2/create.ts'
 import { readImageHeader } from '../../../src/block/formats/qcow2/image.ts'
 import { qcow2 } from '../../../src/block/formats/qcow2/index.ts'
+import { checkQed } from '../../../src/block/formats/qed/check.ts'
 import { createQed, openQed, readQedHeader } from '../../../src/block/formats/qed/index.ts'
 import { closedGate } from '../../../src/block/gate.ts'
 import { bytesVec } from '../../../src/block/iovec.ts'
 import { ImageDevice } from '../../../src/block/mover.ts'
+import { openImage as openSource } from '../../../src/block/open.ts'
 import { Memory } from '../../../src/block/protocols/memory.ts'
 import { outcome, readBytes, writeBytes } from '../../conformance/driver.ts'
+import { temporaryFolder } from '../../tools.ts'
 import { makeImage, openImage } from './images.ts'
 
 const name = 'hostile'
@@ -167,6 +171,50 @@ describe('qcow2 tables', () => {
     const file = new BlockDevice(medium)
     const found = await checkQcow2(name, file, await readImageHeader(name, file))
     expect(found.corruptions).toBeGreaterThan(0)
+  })
+
+  test('entries that lie far apart do not make a check take memory without bound', async () => {
+    const medium = new Memory(0)
+    const { disk } = await makeImage(medium, { size: 2 ** 36, clusterSize: 65536 })
+    for (let table = 0; table < 8; table++) await writeBytes(disk, table * 2 ** 29, new Uint8Array(512).fill(1))
+    await disk.close()
+    for (let table = 0; table < 8; table++) {
+      const at = Number((await get64(medium, 0x30000 + table * 8)) & 0x00fffffffffffe00n)
+      for (let entry = 0; entry < 8192; entry++) {
+        put64(medium, at + entry * 8, (1n << 63n) | (BigInt(table * 8192 + entry + 1) << 26n))
+      }
+    }
+    medium.resize(2 ** 43)
+    const file = new BlockDevice(medium)
+    for (const repair of [undefined, 'leaks', 'all'] as const) {
+      const found = await checkQcow2(name, file, await readImageHeader(name, file), repair)
+      expect(found['check-errors']).toBe(1)
+      expect(found.messages.at(-1)).toContain('too far apart')
+      expect(found.messages.length).toBeLessThanOrEqual(1000)
+    }
+  })
+
+  test('a repair of an image whose file says it has an exabyte is refused (refcount table of 8 MiB)', async () => {
+    const medium = await image({ clusterSize: 512, refcountBits: 64 })
+    medium.resize(2 ** 52)
+    put64(medium, Number(await get64(medium, 48)), 0n) // the first refcount block is lost
+    const file = new BlockDevice(medium)
+    expect(await outcome(async () => checkQcow2(name, file, await readImageHeader(name, file), 'all'))).toBe('EFBIG')
+  })
+
+  test('version 2 never shows again what the backing file holds (discard)', async () => {
+    const medium = new Memory(0)
+    const backing = () => new BlockDevice(Memory.from(new Uint8Array(1 << 20).fill(9)))
+    const shape = { size: 1 << 20, clusterSize: 4096, compat: '0.10' as const, backingFile: 'b' }
+    const { disk } = await makeImage(medium, shape, { backing: backing() })
+    await writeBytes(disk, 0, new Uint8Array(65536).fill(1))
+    await disk.discard(0, 65536)
+    await disk.zero(65536, 65536, { unmap: true })
+    await disk.close()
+    const { disk: again } = await openImage(medium, { backing: backing() })
+    expect(new Set(await readBytes(again, 0, 65536))).toEqual(new Set([1]))
+    expect(new Set(await readBytes(again, 65536, 65536))).toEqual(new Set([0]))
+    await again.close()
   })
 
   test('a refcount of too few bits refuses the snapshot (CVE-2014-0147), and nothing is lost', async () => {
@@ -331,6 +379,64 @@ describe('QED', () => {
     expect(clusters.map((each) => each[0]).sort()).toEqual([0, 7, 7])
     await mended.close()
   })
+})
+
+test('QED clusters that lie far apart do not make a check take memory without bound', async () => {
+  const medium = new Memory(0)
+  const file = new BlockDevice(medium)
+  await createQed(file, { name, size: 2 ** 36, clusterSize: 4096, tableSize: 16 })
+  const header = await readQedHeader(name, file)
+  const table = new Uint8Array(65536)
+  const view = new DataView(table.buffer)
+  for (let each = 0; each < 9; each++) {
+    const at = (1 << 20) + each * 65536
+    view.setBigUint64(each * 8, BigInt(at), true)
+    const entries = new Uint8Array(65536)
+    const words = new DataView(entries.buffer)
+    for (let entry = 0; entry < 8192; entry++) {
+      words.setBigUint64(entry * 8, BigInt(each * 8192 + entry + 1) << 26n, true)
+    }
+    medium.write(at, bytesVec(entries))
+  }
+  medium.write(header.l1Offset, bytesVec(table.slice(0, 72)))
+  medium.resize(2 ** 43)
+  expect(await outcome(() => checkQed(name, file, header))).toBe('EFBIG')
+})
+
+test('an image that fails while it is opened leaves nothing behind (CVE-2014-0146)', async () => {
+  const medium = await image()
+  const { disk, image: qcow } = await openImage(medium)
+  await qcow.createSnapshot({ name: 'one', dateSec: 0 })
+  await disk.close()
+  const before = await readBytes(medium, 0, medium.size)
+  put64(medium, 40, 1n << 44n) // the L1 table, after the end
+  expect(await opening(medium)).toBe('EINVAL')
+  put64(medium, 40, new DataView(before.buffer).getBigUint64(40))
+  put64(medium, 48, 1n << 44n) // the refcount table
+  expect(await opening(medium)).toBe('EINVAL')
+  put64(medium, 48, new DataView(before.buffer).getBigUint64(48))
+  expect(await readBytes(medium, 0, medium.size)).toEqual(before)
+  expect(await opening(medium)).toBe('none')
+})
+
+test('a raw disk in which a guest writes a header stays raw, also when its size changes (CVE-2008-2004, CVE-2026-24708)', async () => {
+  const folder = temporaryFolder()
+  try {
+    const path = folder.file('disk')
+    const options = { format: 'raw', gate: 'any' } as const
+    const head = await readBytes(await image(), 0, 65536)
+    writeFileSync(path, new Uint8Array(1 << 20))
+    const disk = await openSource(path, options)
+    await disk.write(0, bytesVec(head))
+    await disk.resize(2 << 20)
+    await disk.close()
+    const again = await openSource(path, options)
+    expect(again.size).toBe(2 << 20)
+    expect(await readBytes(again, 0, head.length)).toEqual(head)
+    await again.close()
+  } finally {
+    folder.remove()
+  }
 })
 
 test('what is thrown is a BlockError', async () => {

@@ -13,7 +13,7 @@ import {
 } from './bitmaptable.ts'
 import { AUTOCLEAR_BITMAPS } from './header.ts'
 import type { Qcow2Image } from './image.ts'
-import { switchNames } from './switch.ts'
+import { HeaderLost, switchNames } from './switch.ts'
 
 interface Bitmap {
   entry: BitmapEntry
@@ -38,6 +38,8 @@ export class Bitmaps {
   #marked = false
   #marking: Promise<void> | undefined
   #stored = false
+  /** A write of the header failed: the medium may show the bitmaps before it or after it. */
+  #doubt = false
   /** The list itself has changed. */
   #touched = false
 
@@ -83,7 +85,9 @@ export class Bitmaps {
       bitmap.changed = true
     }
     if (this.#marked) return
-    this.#marking ??= this.#mark()
+    this.#marking ??= this.#mark().finally(() => {
+      this.#marking = undefined
+    })
     return this.#marking
   }
 
@@ -128,12 +132,12 @@ export class Bitmaps {
 
   /** Ends {@link freeze}: the bits `keep` stay set, beside those of what was written since. */
   async thaw(name: string, keep: Uint8Array): Promise<void> {
-    const bitmap = this.#find(name)
     await this.#change(() => {
+      const bitmap = this.#find(name)
       const { since } = bitmap
       bitmap.since = undefined
       bitmap.changed = true
-      for (let index = 0; index < keep.length; index++) bitmap.bits![index] = keep[index]! | since![index]!
+      bitmap.bits = since!.map((byte, index) => byte | (keep[index] ?? 0))
     })
   }
 
@@ -144,18 +148,19 @@ export class Bitmaps {
 
   /** Removes a bitmap. */
   async remove(name: string): Promise<void> {
-    const gone = this.#free('remove', name)
+    this.#free('remove', name)
     await this.#change(() => {
-      this.#bitmaps = this.#bitmaps.filter((bitmap) => bitmap !== gone)
+      this.#bitmaps = this.#bitmaps.filter(({ entry }) => entry.name !== name)
     })
   }
 
   /** Clears all bits. */
   async clear(name: string): Promise<void> {
-    const bits = await this.bits(name)
-    const bitmap = this.#free('clear', name)
+    await this.bits(name)
+    this.#free('clear', name)
     await this.#change(() => {
-      bits.fill(0)
+      const bitmap = this.#find(name)
+      bitmap.bits = new Uint8Array(bitmap.bits!.length)
       bitmap.changed = true
     })
   }
@@ -163,25 +168,30 @@ export class Bitmaps {
   /** Makes a bitmap follow writes, or leave off. */
   async enable(name: string, enabled: boolean): Promise<void> {
     await this.bits(name)
-    const { entry } = this.#free(enabled ? 'enable' : 'disable', name)
+    this.#free(enabled ? 'enable' : 'disable', name)
     await this.#change(() => {
+      const bitmap = this.#find(name)
+      const { entry } = bitmap
       entry.flags = enabled ? entry.flags | BITMAP_AUTO : entry.flags & ~BITMAP_AUTO
-      this.#find(name).changed = true
+      bitmap.changed = true
     })
   }
 
   /** Sets in one bitmap what is set in another, which may have another granularity. */
   async merge(name: string, from: Uint8Array, granularity: number): Promise<void> {
-    const bits = await this.bits(name)
-    const bitmap = this.#free('merge into', name)
-    const unit = 2 ** bitmap.entry.granularityBits
-    const units = bits.length * 8
+    await this.bits(name)
+    this.#free('merge into', name)
     await this.#change(() => {
+      const bitmap = this.#find(name)
+      const bits = bitmap.bits!.slice()
+      const unit = 2 ** bitmap.entry.granularityBits
+      const units = bits.length * 8
       for (let index = 0; index < from.length * 8; index++) {
         if (((from[index >> 3]! >> (index & 7)) & 1) === 0) continue
         const first = Math.floor((index * granularity) / unit)
         setRange(bits, first, Math.min(units, Math.max(first + 1, Math.ceil(((index + 1) * granularity) / unit))))
       }
+      bitmap.bits = bits
       bitmap.changed = true
     })
   }
@@ -202,13 +212,21 @@ export class Bitmaps {
     for (const { entry } of this.#bitmaps) if ((entry.flags & BITMAP_IN_USE) === 0) await this.bits(entry.name)
   }
 
-  /** Changes the bitmaps while no request is in flight, and stores them. */
+  /** Changes the bitmaps while no request is in flight, and stores them; if that fails, they are as before. */
   #change(body: () => unknown): Promise<void> {
     return Promise.resolve(
-      this.#image.traffic.pause(() => {
+      this.#image.traffic.pause(async () => {
+        const before = this.#bitmaps.map((bitmap) => ({ ...bitmap, entry: { ...bitmap.entry } }))
+        const touched = this.#touched
         body()
         this.#touched = true
-        return this.store()
+        try {
+          await this.store()
+        } catch (error) {
+          this.#bitmaps = before
+          this.#touched = touched
+          throw error
+        }
       }),
     )
   }
@@ -228,17 +246,22 @@ export class Bitmaps {
     const place = directory.length === 0 ? 0 : await this.#put(directory)
     await image.commit.flush()
     const none = directory.length === 0
-    await switchNames(image.name, file, header, {
-      bitmaps: none
-        ? undefined
-        : { count: this.#bitmaps.length, reserved: 0, directorySize: directory.length, directoryOffset: place },
-      autoclear: none ? header.autoclear & ~AUTOCLEAR_BITMAPS : header.autoclear | AUTOCLEAR_BITMAPS,
-    })
+    try {
+      await switchNames(image.name, file, header, {
+        bitmaps: none
+          ? undefined
+          : { count: this.#bitmaps.length, reserved: 0, directorySize: directory.length, directoryOffset: place },
+        autoclear: none ? header.autoclear & ~AUTOCLEAR_BITMAPS : header.autoclear | AUTOCLEAR_BITMAPS,
+      })
+    } catch (error) {
+      this.#doubt ||= error instanceof HeaderLost
+      throw error
+    }
+    this.#doubt = false
     for (const bitmap of this.#bitmaps) bitmap.changed = false
     this.#stored = directory.length > 0
     this.#touched = false
     this.#marked = false
-    this.#marking = undefined
     for (const { offset, length } of old) {
       await image.allocator.give(offset / clusterSize, Math.ceil(length / clusterSize))
     }
@@ -262,7 +285,9 @@ export class Bitmaps {
 
   /** Notes on the medium that the bitmaps that follow writes are in use, before the first write. */
   async #mark(): Promise<void> {
-    const { header, file } = this.#image
+    const { header, file, name } = this.#image
+    if (this.#doubt) await switchNames(name, file, header, {})
+    this.#doubt = false
     if (this.#stored && header.bitmaps !== undefined) {
       let at = header.bitmaps.directoryOffset
       for (const bitmap of this.#bitmaps) {

@@ -1,8 +1,9 @@
 /** Checks an image that nobody is writing, and repairs it. */
 import type { BlockDevice } from '../../device.ts'
-import { BlockError, messageOf } from '../../error.ts'
+import { BlockError, errnoOf, messageOf } from '../../error.ts'
 import { bytesVec } from '../../iovec.ts'
 import { readPadded } from '../../mover.ts'
+import type { Now } from '../../now.ts'
 import { readBitmaps, readBitmapTable } from './bitmaptable.ts'
 import {
   AUTOCLEAR_BITMAPS,
@@ -16,7 +17,7 @@ import { Packer } from './packed.ts'
 import { COMPRESSED, COPIED, MISPLACED, PRESENT, Slice } from './slice.ts'
 import { readSnapshots } from './snapshottable.ts'
 import { switchHeader } from './switch.ts'
-import { loadCounts, Tally, writeCounts } from './tally.ts'
+import { loadCounts, Tally, tallyLimit, writeCounts } from './tally.ts'
 
 /** What a check found; the names are those of `qemu-img check --output=json`. */
 export interface CheckResult {
@@ -34,10 +35,15 @@ export interface CheckResult {
   messages: string[]
 }
 
-/** An active L2 entry or L1 entry whose COPIED flag is wrong. */
-interface FlagFix {
+/** An L1 or L2 entry of the active map that leads to a host cluster. */
+interface Link {
+  /** Where the entry is, bytes. */
   readonly at: number
+  readonly cluster: number
+  /** Whether it says that the cluster's refcount is 1. */
   readonly copied: boolean
+  /** Its index in the L1 table; -1 in an L2 table. */
+  readonly l1Index: number
 }
 
 const MAX_MESSAGES = 1000
@@ -51,13 +57,14 @@ export async function checkQcow2(
   header: Header,
   repair?: 'leaks' | 'all',
 ): Promise<CheckResult> {
-  const check = new Check(name, file, header)
+  const limit = tallyLimit(await file.allocated())
+  const check = new Check(name, file, header, limit)
   const result = await check.run()
   if (repair === undefined) return result
   const wrong = result.corruptions > 0
   if (repair === 'all' && (wrong || (header.incompatible & INCOMPATIBLE_DIRTY) !== 0n)) {
     const mended = await check.rebuild()
-    const after = await new Check(name, file, header).run()
+    const after = await new Check(name, file, header, limit).run()
     if (after.corruptions === 0 && after['check-errors'] === 0) await check.clearMarks()
     return {
       ...after,
@@ -68,11 +75,17 @@ export async function checkQcow2(
   }
   if (result.leaks > 0) {
     await check.rebuild(true)
-    const after = await new Check(name, file, header).run()
+    const after = await new Check(name, file, header, limit).run()
     return { ...after, 'leaks-fixed': result.leaks - after.leaks, messages: result.messages }
   }
   if (repair === 'all' && result['check-errors'] === 0) await check.clearMarks()
   return result
+}
+
+/** Host offset of L2 table `index`, 0 for none. */
+function tableAt(l1: Uint8Array, index: number): number {
+  const view = new DataView(l1.buffer, l1.byteOffset + index * 8, 8)
+  return (view.getUint32(0) & 0x00ffffff) * 2 ** 32 + ((view.getUint32(4) & 0xfffffe00) >>> 0)
 }
 
 class Check {
@@ -81,12 +94,18 @@ class Check {
   readonly #header: Header
   readonly #clusterSize: number
   /** Uses of clusters by all but the refcount structure. */
-  readonly #uses = new Tally()
-  readonly #flags: FlagFix[] = []
-  #counts = new Tally()
+  readonly #uses: Tally
+  readonly #counts: Tally
+  /** L2 tables by their cluster: how many L1 entries show each. */
+  readonly #tables: Tally
+  readonly #limit: number
   readonly #result: CheckResult
 
-  constructor(name: string, file: BlockDevice, header: Header) {
+  constructor(name: string, file: BlockDevice, header: Header, limit: number) {
+    this.#uses = new Tally(limit)
+    this.#counts = new Tally(limit)
+    this.#tables = new Tally(limit)
+    this.#limit = limit
     this.#name = name
     this.#file = file
     this.#header = header
@@ -110,22 +129,20 @@ class Check {
     const header = this.#header
     const result = this.#result
     this.#use(0, this.#clusterSize, 'the header')
-    const loaded = await loadCounts(this.#file, header, (what) => this.#corrupt(what))
-    this.#counts = loaded.counts
-    await this.#walkTable('the active map', header.l1Offset, header.l1Size, true)
-    await this.#walkSnapshots()
-    await this.#walkBitmaps()
-    const total = new Tally()
-    this.#uses.forEach((cluster, count) => {
-      total.set(cluster, count)
-    })
-    for (let each = 0; each < header.refcountTableClusters; each++) {
-      total.add(header.refcountTableOffset / this.#clusterSize + each)
+    try {
+      const { blocks } = await loadCounts(this.#file, header, this.#counts, (what) => this.#corrupt(what))
+      await this.#walkL1('the active map', header.l1Offset, header.l1Size)
+      await this.#walkSnapshots()
+      for (const [cluster, uses] of this.#tables.entries()) await this.#walkL2(cluster * this.#clusterSize, uses)
+      await this.#walkBitmaps()
+      this.#useStructure(blocks, 1)
+      this.#compare()
+      await this.#eachLink((link) => this.#compareFlag(link), true)
+      this.#useStructure(blocks, -1)
+    } catch (error) {
+      if (errnoOf(error) !== 'EFBIG') throw error
+      this.#failed(error)
     }
-    for (const block of loaded.blocks) total.add(block / this.#clusterSize)
-    const end = Math.max(total.end, this.#counts.end)
-    result['image-end-offset'] = 0
-    this.#compare(total, end)
     return result
   }
 
@@ -139,12 +156,13 @@ class Check {
     const { refcountTableOffset, refcountTableClusters } = made
     await switchHeader(this.#name, this.#file, header, { refcountTableOffset, refcountTableClusters })
     if (leaksOnly) return true
-    for (const { at, copied } of this.#flags) {
-      const byte = new Uint8Array(1)
+    const byte = new Uint8Array(1)
+    await this.#eachLink(async ({ at, cluster, copied }) => {
+      if (copied === (this.#uses.get(cluster) === 1)) return
       await this.#file.read(at, bytesVec(byte))
-      byte[0] = (byte[0]! & 0x7f) | (copied ? 0x80 : 0)
+      byte[0]! ^= 0x80
       await this.#file.write(at, bytesVec(byte))
-    }
+    })
     await this.#file.flush()
     return true
   }
@@ -183,75 +201,48 @@ class Check {
     return bytes
   }
 
-  async #walkTable(what: string, l1Offset: number, l1Size: number, active: boolean): Promise<void> {
+  async #walkL1(what: string, l1Offset: number, l1Size: number): Promise<void> {
     if (l1Size === 0) return
     if (!this.#use(l1Offset, l1Size * 8, `the L1 table of ${what}`)) return
     const l1 = await this.#read(l1Offset, l1Size * 8)
-    const view = new DataView(l1.buffer)
-    const tables = new Map<number, number>()
     for (let index = 0; index < l1Size; index++) {
-      const high = view.getUint32(index * 8)
-      const offset = (high & 0x00ffffff) * 2 ** 32 + ((view.getUint32(index * 8 + 4) & 0xfffffe00) >>> 0)
+      const offset = tableAt(l1, index)
       if (offset === 0) continue
       if (offset % this.#clusterSize !== 0) {
         this.#corrupt(`L2 table ${index} of ${what} is at ${offset}, no multiple of the cluster size`)
-        continue
-      }
-      tables.set(offset, (tables.get(offset) ?? 0) + 1)
-      if (active) this.#flag(l1Offset + index * 8, offset, high >>> 31 === 1, index)
-    }
-    for (const [offset, uses] of tables) {
-      if (this.#use(offset, this.#clusterSize, `an L2 table of ${what}`, uses)) {
-        await this.#walkL2(what, offset, uses, active)
+      } else if (this.#use(offset, this.#clusterSize, `L2 table ${index} of ${what}`)) {
+        this.#tables.add(offset / this.#clusterSize)
       }
     }
   }
 
-  async #walkL2(what: string, table: number, uses: number, active: boolean): Promise<void> {
+  /** Counts what an L2 table leads to, which `uses` L1 entries show. */
+  async #walkL2(table: number, uses: number): Promise<void> {
     const header = this.#header
-    const result = this.#result
     const extended = l2EntrySize(header) === 16
     const external = (header.incompatible & INCOMPATIBLE_DATA_FILE) !== 0n
-    if (table >= this.#file.size) return
-    const found = await this.#file.status(table, Math.min(this.#clusterSize, this.#file.size - table))
-    if (found.kind !== 'data' && found.length >= Math.min(this.#clusterSize, this.#file.size - table)) return
-    const slice = new Slice(0, await this.#read(table, this.#clusterSize), extended, external, this.#clusterSize)
+    const slice = await this.#l2(table)
+    if (slice === undefined) return
     const packer = new Packer(this.#name, this.#file, header, undefined)
     const entries = this.#clusterSize / l2EntrySize(header)
-    let next = -1
     for (let index = 0; index < entries; index++) {
       slice.look(index)
       const { offset, flags, allocated, zeroes } = slice
       if (flags & COMPRESSED) {
         const { high, low } = slice.descriptor(index)
         const place = packer.place(high, low)
-        if (external) this.#corrupt(`a cluster of ${what} is compressed, but the data is in another file`)
-        else this.#usePacked(place.at, place.length, `a compressed cluster of ${what}`, uses)
-        if (active) {
-          result['allocated-clusters']++
-          result['compressed-clusters']++
-          result['fragmented-clusters']++
-        }
+        if (external) this.#corrupt('a cluster is compressed, but the data is in another file')
+        else this.#usePacked(place.at, place.length, 'a compressed cluster', uses)
         continue
       }
       if (flags & MISPLACED) {
-        this.#corrupt(`a data cluster of ${what} is at ${offset}, no multiple of the cluster size`)
+        this.#corrupt(`a data cluster is at ${offset}, no multiple of the cluster size`)
         continue
       }
       if (extended && ((allocated & zeroes) !== 0 || (allocated !== 0 && !(flags & PRESENT)))) {
-        this.#corrupt(`an L2 entry of ${what} has impossible subclusters`)
+        this.#corrupt('an L2 entry has impossible subclusters')
       }
-      if (!(flags & PRESENT)) continue
-      if (active) {
-        result['allocated-clusters']++
-        if (next !== -1 && offset !== next) result['fragmented-clusters']++
-        next = offset + this.#clusterSize
-      }
-      if (external) continue
-      this.#use(offset, this.#clusterSize, `a data cluster of ${what}`, uses)
-      if (active) {
-        this.#flag(table + index * (extended ? 16 : 8), offset, (flags & COPIED) !== 0)
-      }
+      if (flags & PRESENT && !external) this.#use(offset, this.#clusterSize, 'a data cluster', uses)
     }
   }
 
@@ -260,12 +251,60 @@ class Check {
     this.#use(at, Math.max(1, Math.min(length, Math.max(this.#file.size - at, 1))), what, uses)
   }
 
-  /** Notes an entry of the active map whose flag does not say what its refcount says. */
-  #flag(at: number, offset: number, copied: boolean, l1Index = -1): void {
-    this.#checks.push({ at, cluster: offset / this.#clusterSize, copied, l1Index })
+  /** An L2 table; nothing if it is a hole of the file. */
+  async #l2(table: number): Promise<Slice | undefined> {
+    const length = Math.min(this.#clusterSize, this.#file.size - table)
+    if (length <= 0) return undefined
+    const found = await this.#file.status(table, length)
+    if (found.kind !== 'data' && found.length >= length) return undefined
+    const external = (this.#header.incompatible & INCOMPATIBLE_DATA_FILE) !== 0n
+    const bytes = await this.#read(table, this.#clusterSize)
+    return new Slice(0, bytes, l2EntrySize(this.#header) === 16, external, this.#clusterSize)
   }
 
-  readonly #checks: { at: number; cluster: number; copied: boolean; l1Index: number }[] = []
+  /** Visits what the active map leads to, once more instead of a list: an image can be made to have very many. */
+  async #eachLink(visit: (link: Link) => Now<void>, count = false): Promise<void> {
+    const { l1Offset, l1Size, incompatible } = this.#header
+    const entrySize = l2EntrySize(this.#header)
+    const external = (incompatible & INCOMPATIBLE_DATA_FILE) !== 0n
+    const l1 = await this.#read(l1Offset, l1Size * 8)
+    const seen = new Tally(this.#limit)
+    for (let index = 0; index < l1Size; index++) {
+      const offset = tableAt(l1, index)
+      if (offset === 0 || offset % this.#clusterSize !== 0) continue
+      const cluster = offset / this.#clusterSize
+      await visit({ at: l1Offset + index * 8, cluster, copied: l1[index * 8]! >= 0x80, l1Index: index })
+      if (seen.get(cluster) === 0 && this.#tables.get(cluster) > 0) seen.set(cluster, 1)
+    }
+    let next = -1
+    for (const [tableCluster] of seen.entries()) {
+      const table = tableCluster * this.#clusterSize
+      const slice = await this.#l2(table)
+      for (let index = 0; slice !== undefined && index < this.#clusterSize / entrySize; index++) {
+        slice.look(index)
+        const { flags, offset } = slice
+        if (flags & MISPLACED || !(flags & (COMPRESSED | PRESENT))) continue
+        if (count) next = this.#count(slice, next)
+        if (flags & COMPRESSED || external) continue
+        const copied = (flags & COPIED) !== 0
+        const later = visit({ at: table + index * entrySize, cluster: offset / this.#clusterSize, copied, l1Index: -1 })
+        if (later instanceof Promise) await later
+      }
+    }
+  }
+
+  /** Counts a cluster of the active map; `next` is where one would be that goes on as the last. */
+  #count({ flags, offset }: Slice, next: number): number {
+    const result = this.#result
+    result['allocated-clusters']++
+    if (flags & COMPRESSED) {
+      result['compressed-clusters']++
+      result['fragmented-clusters']++
+      return next
+    }
+    if (next !== -1 && offset !== next) result['fragmented-clusters']++
+    return offset + this.#clusterSize
+  }
 
   async #walkSnapshots(): Promise<void> {
     const header = this.#header
@@ -281,7 +320,7 @@ class Check {
         )
       }
       for (const snapshot of snapshots) {
-        await this.#walkTable(`snapshot ${snapshot.id}`, snapshot.l1Offset, snapshot.l1Size, false)
+        await this.#walkL1(`snapshot ${snapshot.id}`, snapshot.l1Offset, snapshot.l1Size)
       }
     } catch (error) {
       this.#failed(error)
@@ -313,10 +352,21 @@ class Check {
     this.#say(messageOf(error))
   }
 
-  #compare(total: Tally, end: number): void {
+  /** Adds the refcount structure to the uses, or takes it away again. */
+  #useStructure(blocks: readonly number[], uses: number): void {
+    const { refcountTableOffset, refcountTableClusters } = this.#header
+    for (let each = 0; each < refcountTableClusters; each++) {
+      this.#uses.add(refcountTableOffset / this.#clusterSize + each, uses)
+    }
+    for (const block of blocks) this.#uses.add(block / this.#clusterSize, uses)
+  }
+
+  #compare(): void {
     const result = this.#result
+    let last = 0
     const seen = (cluster: number) => {
-      const uses = total.get(cluster)
+      last = Math.max(last, cluster + 1)
+      const uses = this.#uses.get(cluster)
       const count = this.#counts.get(cluster)
       if (uses === count) return
       if (count > uses) {
@@ -324,27 +374,19 @@ class Check {
         this.#say(`Leaked cluster ${cluster} refcount=${count} reference=${uses}`)
       } else this.#corrupt(`ERROR cluster ${cluster} refcount=${count} reference=${uses}`)
     }
-    let last = 0
-    total.forEach((cluster) => {
-      last = Math.max(last, cluster + 1)
-      seen(cluster)
-    })
+    this.#uses.forEach(seen)
     this.#counts.forEach((cluster) => {
-      last = Math.max(last, cluster + 1)
-      if (total.get(cluster) === 0) seen(cluster)
+      if (this.#uses.get(cluster) === 0) seen(cluster)
     })
-    result['image-end-offset'] = Math.min(last, end) * this.#clusterSize
-    for (const { at, cluster, copied, l1Index } of this.#checks) {
-      const count = this.#counts.get(cluster)
-      if (copied !== (count === 1)) {
-        const entry = (BigInt(cluster * this.#clusterSize) | (copied ? 1n << 63n : 0n)).toString(16)
-        const what =
-          l1Index < 0 ? `data cluster: l2_entry=${entry}` : `L2 cluster: l1_index=${l1Index} l1_entry=${entry}`
-        this.#corrupt(`ERROR OFLAG_COPIED ${what} refcount=${count}`)
-      }
-      const alone = total.get(cluster) === 1
-      if (copied !== alone) this.#flags.push({ at, copied: alone })
-    }
-    this.#checks.length = 0
+    result['image-end-offset'] = last * this.#clusterSize
+  }
+
+  /** An entry of the active map must say what its cluster's refcount says. */
+  #compareFlag({ cluster, copied, l1Index }: Link): void {
+    const count = this.#counts.get(cluster)
+    if (copied === (count === 1)) return
+    const entry = (BigInt(cluster * this.#clusterSize) | (copied ? 1n << 63n : 0n)).toString(16)
+    const what = l1Index < 0 ? `data cluster: l2_entry=${entry}` : `L2 cluster: l1_index=${l1Index} l1_entry=${entry}`
+    this.#corrupt(`ERROR OFLAG_COPIED ${what} refcount=${count}`)
   }
 }

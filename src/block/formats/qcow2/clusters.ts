@@ -266,6 +266,7 @@ export class ClusterMap {
       after(this.#takePacked(bytes.length), (place) => {
         const { allocator, packer } = this.#parts
         const { high, low } = packer.descriptor(place, bytes.length)
+        packer.forget(place) // a read of what was there before may have ended after that was given up
         return {
           at: place,
           bytes,

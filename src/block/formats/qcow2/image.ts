@@ -282,12 +282,17 @@ export class Qcow2Image implements Image {
   }
 
   #grow(size: number): Now<void> {
-    const { header } = this
+    const { header, clusterSize, clusters } = this
     const entries = l1EntriesFor(header, size)
-    return after(entries > header.l1Size ? this.#rest((snapshots) => snapshots.growL1(entries)) : undefined, () => {
-      header.size = size
-      this.commit.headerChanged()
-    })
+    // A machine's state is kept behind the disk's end; and what a change of size that failed left there must not come back.
+    const first = Math.ceil(header.size / clusterSize) * clusterSize
+    const behind = Math.ceil(size / clusterSize) * clusterSize - first
+    return after(behind > 0 ? clusters.drop(first, behind) : undefined, () =>
+      after(entries > header.l1Size ? this.#rest((snapshots) => snapshots.growL1(entries)) : undefined, () => {
+        header.size = size
+        this.commit.headerChanged()
+      }),
+    )
   }
 
   async #shrink(size: number): Promise<void> {

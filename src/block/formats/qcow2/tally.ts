@@ -7,12 +7,31 @@ import { type Header, MAX_REFCOUNT_TABLE_BYTES } from './header.ts'
 import { maxCount, readCount, writeCount } from './refcounts.ts'
 
 const CHUNK = 256
+/** Memory of a chunk with what leads to it, bytes. */
+const CHUNK_COST = 760
+const LARGE_COST = 40
+const LEAST_LIMIT = 32 << 20
+const MOST_LIMIT = 1 << 30
+
+/**
+ * Most memory for a tally of a file that takes `allocated` bytes. An image that is really that large may take more: a byte for
+ * each KiB is plenty for clusters of 4 KiB; one that only says so may not.
+ */
+export function tallyLimit(allocated: number): number {
+  return Math.min(MOST_LIMIT, Math.max(LEAST_LIMIT, allocated / 1024))
+}
 
 /** A sparse array of counts, two bytes each where they are small. */
 export class Tally {
   readonly #chunks = new Map<number, Uint16Array>()
   readonly #large = new Map<number, number>()
+  readonly #limit: number
   #end = 0
+
+  /** `limit` is the most memory that it takes, bytes; EFBIG is thrown where that is too little. */
+  constructor(limit: number) {
+    this.#limit = limit
+  }
 
   /** One more than the last cluster that was counted. */
   get end(): number {
@@ -29,15 +48,27 @@ export class Tally {
     let chunk = this.#chunks.get(key)
     if (chunk === undefined) {
       if (count === 0) return
+      this.#room()
       this.#chunks.set(key, (chunk = new Uint16Array(CHUNK)))
     }
-    if (count >= 0xffff) this.#large.set(cluster, count)
+    if (count >= 0xffff) {
+      this.#room()
+      this.#large.set(cluster, count)
+    }
     chunk[cluster % CHUNK] = Math.min(count, 0xffff)
     if (count > 0 && cluster >= this.#end) this.#end = cluster + 1
   }
 
   add(cluster: number, uses = 1): void {
     this.set(cluster, this.get(cluster) + uses)
+  }
+
+  #room(): void {
+    if (this.#chunks.size * CHUNK_COST + this.#large.size * LARGE_COST < this.#limit) return
+    throw new BlockError(
+      'EFBIG',
+      `Cannot count clusters: they lie too far apart for ${this.#limit >> 20} MiB of memory`,
+    )
   }
 
   /** Calls `visit` with every cluster whose count is not 0, in no order. */
@@ -48,20 +79,30 @@ export class Tally {
       }
     }
   }
+
+  /** Every cluster whose count is not 0, with its count, in the order of the clusters. */
+  *entries(): Generator<[number, number]> {
+    for (const key of Float64Array.from(this.#chunks.keys()).sort()) {
+      const chunk = this.#chunks.get(key)!
+      for (let index = 0; index < CHUNK; index++) {
+        if (chunk[index] !== 0) yield [key * CHUNK + index, this.get(key * CHUNK + index)]
+      }
+    }
+  }
 }
 
-/** Reads what the image's own refcounts say. Blocks that cannot be read as such are left out, and `bad` hears of them. */
+/** Adds to `counts` what the image's own refcounts say. Blocks that cannot be read as such are left out, and `bad` hears of them. */
 export async function loadCounts(
   file: BlockDevice,
   header: Header,
+  counts: Tally,
   bad: (what: string) => void = () => {},
-): Promise<{ counts: Tally; blocks: number[] }> {
+): Promise<{ blocks: number[] }> {
   const clusterSize = 2 ** header.clusterBits
   const perBlock = (clusterSize * 8) / 2 ** header.refcountOrder
   const table = new Uint8Array(header.refcountTableClusters * clusterSize)
   await readPadded(file, header.refcountTableOffset, bytesVec(table))
   const view = new DataView(table.buffer)
-  const counts = new Tally()
   const blocks: number[] = []
   const seen = new Set<number>()
   const bytes = new Uint8Array(clusterSize)
@@ -88,7 +129,7 @@ export async function loadCounts(
       if (count !== 0) counts.set(index * perBlock + each, count)
     }
   }
-  return { counts, blocks }
+  return { blocks }
 }
 
 /** Clusters after the file's end that may be counted, as a crash leaves them. */
@@ -130,6 +171,14 @@ export async function writeCounts(
   const perBlock = (clusterSize * 8) / 2 ** refcountOrder
   const used = new Set<number>()
   const most = maxCount(refcountOrder)
+  let entries = 0
+  const use = (block: number) => {
+    if ((block + 1) * 8 > MAX_REFCOUNT_TABLE_BYTES) {
+      throw new BlockError('EFBIG', `Cannot count the clusters of ${name}: its refcount table would pass 8 MiB`)
+    }
+    used.add(block)
+    entries = Math.max(entries, block + 1)
+  }
   counts.forEach((cluster, count) => {
     if (count > most) {
       throw new BlockError(
@@ -137,7 +186,7 @@ export async function writeCounts(
         `Cannot count the clusters of ${name}: ${count} uses are too many for its refcounts`,
       )
     }
-    used.add(Math.floor(cluster / perBlock))
+    use(Math.floor(cluster / perBlock))
   })
   let tableClusters = 1
   for (;;) {
@@ -146,20 +195,15 @@ export async function writeCounts(
     let grown = false
     for (let block = Math.floor(first / perBlock); block <= Math.floor(last / perBlock); block++) {
       if (used.has(block)) continue
-      used.add(block)
+      use(block)
       grown = true
     }
-    let entries = 0
-    for (const block of used) entries = Math.max(entries, block + 1)
     const needed = Math.ceil((entries * 8) / clusterSize)
     if (needed > tableClusters) {
       tableClusters = needed
       grown = true
     }
     if (!grown) break
-  }
-  if (tableClusters * clusterSize > MAX_REFCOUNT_TABLE_BYTES) {
-    throw new BlockError('EFBIG', `Cannot count the clusters of ${name}: its refcount table would pass 8 MiB`)
   }
   const blocks = [...used].sort((a, b) => a - b)
   const end = first + tableClusters + blocks.length

@@ -1,5 +1,6 @@
 /** Checks a QED image that nobody is writing, and repairs it. */
 import type { BlockDevice } from '../../device.ts'
+import { BlockError } from '../../error.ts'
 import { bytesVec } from '../../iovec.ts'
 import { readPadded } from '../../mover.ts'
 import { FEATURE_NEED_CHECK, fixedBytes, type QedHeader, tableEntries } from './header.ts'
@@ -20,6 +21,9 @@ export interface QedCheckResult {
 
 const MAX_MESSAGES = 1000
 const PART = 1 << 20
+/** Clusters of one piece of the set of those in use; 64 MiB of pieces cover 512 million clusters. */
+const MARKS = 8192
+const MOST_MARKS = 65536
 
 /** Checks the image in `file`; with `repair`, entries that cannot be are cleared, and what nothing uses at the end is cut off. */
 export async function checkQed(
@@ -31,7 +35,7 @@ export async function checkQed(
   const { clusterSize, tableSize, l1Offset } = header
   const tableBytes = clusterSize * tableSize
   const entries = tableEntries(header)
-  const used = new Set<number>()
+  const used = new Marks()
   const end = Math.ceil(file.size / clusterSize)
   const result: QedCheckResult = {
     'image-end-offset': end * clusterSize,
@@ -83,8 +87,7 @@ export async function checkQed(
       next = offset + clusterSize
     })
   }
-  let last = 0
-  for (const cluster of used) last = Math.max(last, cluster + 1)
+  const { last } = used
   result.leaks = end - used.size
   if (repair === undefined) return result
   for (const at of fixes) await file.write(at, bytesVec(new Uint8Array(8)))
@@ -102,6 +105,36 @@ export async function checkQed(
     await file.flush()
   }
   return result
+}
+
+/** A sparse set of clusters, a bit each. EFBIG is thrown where it would take too much memory. */
+class Marks {
+  readonly #chunks = new Map<number, Uint8Array>()
+  size = 0
+  /** One more than the last cluster in the set. */
+  last = 0
+
+  has(cluster: number): boolean {
+    const chunk = this.#chunks.get(Math.floor(cluster / MARKS))
+    return chunk !== undefined && (chunk[(cluster % MARKS) >> 3]! & (1 << (cluster % 8))) !== 0
+  }
+
+  add(cluster: number): void {
+    const key = Math.floor(cluster / MARKS)
+    let chunk = this.#chunks.get(key)
+    if (chunk === undefined) {
+      if (this.#chunks.size >= MOST_MARKS) {
+        throw new BlockError('EFBIG', 'Cannot check the image: its clusters lie too far apart to be counted')
+      }
+      this.#chunks.set(key, (chunk = new Uint8Array(MARKS / 8)))
+    }
+    const bit = 1 << (cluster % 8)
+    const at = (cluster % MARKS) >> 3
+    if ((chunk[at]! & bit) !== 0) return
+    chunk[at]! |= bit
+    this.size++
+    this.last = Math.max(this.last, cluster + 1)
+  }
 }
 
 /** Visits the entries of a table, a part at a time; parts that are holes in the file hold none. */
