@@ -102,8 +102,10 @@ export async function openDisk(source: Source, options: OpenDiskOptions = {}): P
       device = asDevice(new ReadAhead(device, { window }))
     }
     const minimum = amount(options.discardMinimum ?? 64 << 10, 'discardMinimum', doing)
-    if (minimum > 0 && options.discard !== 'ignore' && device.canDiscard) {
-      device = asDevice(new GatherDiscards(device, { minimum }))
+    const granularity = holeUnit(options.discardGranularity, device)
+    const gathers = minimum > 0 || granularity > device.discardGranularity
+    if (gathers && options.discard !== 'ignore' && device.canDiscard) {
+      device = asDevice(new GatherDiscards(device, { minimum, granularity }))
     }
     if (options.detectZeroes === 'on') device = asDevice(new DetectZeroes(device, false))
     if (options.detectZeroes === 'unmap') device = asDevice(new DetectZeroes(device, options.discard !== 'ignore'))
@@ -119,6 +121,12 @@ export async function openDisk(source: Source, options: OpenDiskOptions = {}): P
     await device.close()
     throw error
   }
+}
+
+/** Bytes to whose multiples holes are aligned: the device's own, or more if wanted; only powers of two can be. */
+function holeUnit(wanted: number | undefined, device: BlockDevice): number {
+  const own = device.discardGranularity
+  return wanted === undefined || !(wanted > own) || Math.log2(wanted) % 1 !== 0 ? own : wanted
 }
 
 /** Opens an image without a disk in front: for tools and jobs. The format must be named, or be `probe`. */

@@ -36,6 +36,27 @@ async function refusal(source: Parameters<typeof openDisk>[0], options: Paramete
 }
 
 describe('openDisk', () => {
+  test('discards in units of discardGranularity, from discardMinimum on', async () => {
+    const bytes = new Uint8Array(1 << 20).fill(7)
+    const open = async (options: OpenDiskOptions) => {
+      const memory = new Memory(bytes.length)
+      memory.write(0, bytesVec(bytes))
+      return openDisk(memory, { format: 'raw', ...options })
+    }
+    const zeroes = async (options: OpenDiskOptions, at: number, length: number) => {
+      const disk = await open(options)
+      await disk.discard(at, length)
+      await disk.flush()
+      const found = await readBytes(disk.device, 0, bytes.length)
+      await disk.close()
+      return found.reduce((sum, byte) => sum + (byte === 0 ? 1 : 0), 0)
+    }
+    expect(await zeroes({ discardMinimum: 0 }, 4096, 200_704)).toBe(200_704)
+    expect(await zeroes({ discardMinimum: 0, discardGranularity: 65536 }, 4096, 200_704)).toBe(131_072)
+    expect(await zeroes({ discardMinimum: 262_144, discardGranularity: 65536 }, 4096, 200_704)).toBe(0)
+    expect(await zeroes({ discardGranularity: 65536 }, 4096, 200_704)).toBe(131_072)
+  })
+
   test('opens a raw file and writes to it', async () => {
     const name = image(1 << 20)
     const disk = await openDisk(name, { format: 'raw', cache: 'writeback', discard: 'unmap', serial: 'root' })
