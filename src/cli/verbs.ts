@@ -54,6 +54,8 @@ block86 VERB --help tells the options of a verb, block86 img COMMAND --help thos
 /** Runs the tool; `argv` is the command line behind its name. Resolves to the exit status. */
 export async function main(argv: readonly string[]): Promise<number> {
   const [name, ...rest] = argv
+  // Who reads the output may stop before its end, as head does.
+  process.stdout.on('error', () => {})
   if (name === undefined || name === 'help' || name === '--help' || name === '-h') {
     process[name === undefined ? 'stderr' : 'stdout'].write(help())
     return name === undefined ? 1 : 0

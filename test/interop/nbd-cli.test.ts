@@ -701,6 +701,14 @@ describe.skipIf(lacks('nbdinfo', 'qemu-img'))('as a process', () => {
     execFileSync('qemu-io', ['-f', 'qcow2', '-r', '-c', 'read -P 3 0 1M', image])
   })
 
+  test('output that nobody reads to its end is no failure', () => {
+    const raw = folder.file('raw')
+    writeFileSync(raw, new Uint8Array(MiB).fill(7))
+    const line = `'${process.execPath}' '${tool}' io -r -f raw -c 'read -v 0 1M' '${raw}' | head -1; echo "\${PIPESTATUS[0]}"`
+    const { stdout, stderr } = spawnSync('bash', ['-c', line], { encoding: 'utf8' })
+    expect([stdout.split('\n')[1], stderr]).toEqual(['0', ''])
+  })
+
   test('break, aio and abort of block86 io end as the signals do', () => {
     const image = qcow2('image')
     const io = (...args: string[]) =>

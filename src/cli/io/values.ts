@@ -68,17 +68,24 @@ export function reportText({ what, at, length, seconds }: Done, machine: boolean
   )
 }
 
+const HEX = Array.from({ length: 256 }, (_, byte) => `${byte.toString(16).padStart(2, '0')} `)
+const LETTERS = Array.from({ length: 256 }, (_, byte) => {
+  const letter = String.fromCharCode(byte)
+  return /[0-9a-z]/i.test(letter) ? letter : '.'
+})
+
 /** Sixteen bytes a line, in hexadecimal and as letters and digits. */
 export function dumpText(bytes: Uint8Array, at: number): string {
-  let text = ''
+  const lines: string[] = []
   for (let start = 0; start < bytes.length; start += 16) {
-    const line = bytes.subarray(start, start + 16)
-    const hex = Array.from(line, (byte) => `${byte.toString(16).padStart(2, '0')} `).join('')
-    const letters = Array.from(line, (byte) => {
-      const letter = String.fromCharCode(byte)
-      return /[0-9a-z]/i.test(letter) ? letter : '.'
-    }).join('')
-    text += `${(at + start).toString(16).padStart(8, '0')}:  ${hex} ${letters}\n`
+    const end = Math.min(start + 16, bytes.length)
+    let hex = ''
+    let letters = ''
+    for (let i = start; i < end; i++) {
+      hex += HEX[bytes[i]!]
+      letters += LETTERS[bytes[i]!]
+    }
+    lines.push(`${(at + start).toString(16).padStart(8, '0')}:  ${hex} ${letters}\n`)
   }
-  return text
+  return lines.join('')
 }
