@@ -147,7 +147,8 @@ describe.skipIf(lacks('qemu-img', 'qemu-io'))('img', () => {
       cp a.qcow2 b.qcow2; ${io('qcow2', 'b.qcow2', 'write -P 9 512k 64k', 'write -P 9 68k 4k')}
       qemu-img create -q -f qcow2 big.qcow2 8M; ${io('qcow2', 'big.qcow2', 'write -P 9 0 8M')}
       for each in 1 2 3 4 5 6 7 8 9; do cp o.qcow2 o$each.qcow2; done
-      qemu-img create -q -f qed -b a.qcow2 -F qcow2 e.qed`,
+      qemu-img create -q -f qed -b a.qcow2 -F qcow2 e.qed; cp a.raw long-name-of-a.raw
+      cp e.qed f.qed; ${io('qed', 'f.qed', 'write -P 3 0 64k')}; cp f.qed g.qed`,
     run: [
       'rebase -b b.qcow2 -F qcow2 o1.qcow2',
       "rebase -b '' o2.qcow2",
@@ -171,6 +172,9 @@ describe.skipIf(lacks('qemu-img', 'qemu-io'))('img', () => {
       'rebase -u o8.qcow2',
       'rebase -b big.qcow2 -F qcow2 b.qcow2',
       'rebase -u -b b.qcow2 -F qcow2 e.qed',
+      'rebase -u -b long-name-of-a.raw -F raw f.qed',
+      'rebase -b b.qcow2 -F qcow2 g.qed',
+      'info f.qed',
       'rebase -b o.qcow2 -F qcow2 t.qcow2',
       'rebase -b a.qcow2 -F qcow2 t.qcow2',
     ],
@@ -181,13 +185,14 @@ describe.skipIf(lacks('qemu-img', 'qemu-io'))('img', () => {
     title: 'measure',
     given: `${INPUTS}
       qemu-img snapshot -c s1 a.qcow2; head -c 70000 a.raw > odd
-      cp a.qcow2 m.qcow2; qemu-img bitmap --add m.qcow2 b0; qemu-img bitmap --add -g 512 m.qcow2 another`,
+      qemu-img create -q -f qcow2 -o compat=0.10 old.qcow2 1M; cp a.qcow2 m.qcow2; qemu-img bitmap --add m.qcow2 b0; qemu-img bitmap --add -g 512 m.qcow2 another`,
     run: [
       'measure -O qcow2 a.qcow2',
       'measure -O qcow2 o.qcow2',
       'measure -O qcow2 m.qcow2',
       'measure -O qcow2 --output=json m.qcow2',
       'measure -O qcow2 -o compat=0.10 m.qcow2',
+      'measure -O qcow2 old.qcow2',
       'measure -O qcow2 -o cluster_size=4k t.qcow2',
       'measure -O qcow2 -l s1 a.qcow2',
       'measure -O qcow2 a.raw',

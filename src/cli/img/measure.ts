@@ -102,7 +102,8 @@ async function measured(
   const found: Measured = measureQcow2(wanted, data)
   if (preallocation === 'full' || preallocation === 'falloc') found.required = found['fully-allocated']
   const old = wanted.compat === '0.10' || wanted.compat === 'v2'
-  if (source?.format === 'qcow2' && !old) found.bitmaps = bitmapsOf(source, clusterSize)
+  const bitmaps = source?.format === 'qcow2' && (source.image as Qcow2Image).header.version === 3
+  if (bitmaps && !old) found.bitmaps = bitmapsOf(source, clusterSize)
   return found
 }
 

@@ -11,7 +11,7 @@ import { parseFileName } from '../node-options.ts'
 import { cacheMode, parse } from './arguments.ts'
 import { type Console, Failure, misuse } from './console.ts'
 import { interruptible } from './interrupt.ts'
-import { type Flags, type Opened, openGiven, openPlace, reasonOf, resolveBacking } from './open.ts'
+import { type Flags, type Opened, openFile, openGiven, openPlace, reasonOf, resolveBacking } from './open.ts'
 import { Progress } from './progress.ts'
 import { strerror } from './reasons.ts'
 
@@ -120,16 +120,22 @@ async function change(opened: Opened, backing: string | undefined, format: strin
   }
 }
 
+/** Writes the header of an image that is closed: an open one writes its own. */
 async function changeQed(
-  { name, file, device }: Opened,
+  { name, device }: Opened,
   backing: string | undefined,
   format: string | undefined,
 ): Promise<void> {
-  await device.flush()
-  const header = await readQedHeader(name, file)
-  header.features &= ~(FEATURE_BACKING | FEATURE_BACKING_RAW)
-  if (backing !== undefined) header.features |= FEATURE_BACKING | (format === 'raw' ? FEATURE_BACKING_RAW : 0n)
-  header.backingFile = backing
-  await file.write(0, bytesVec(headerBytes(name, header)))
-  await file.flush()
+  await device.close()
+  const file = await openFile(name, { readOnly: false })
+  try {
+    const header = await readQedHeader(name, file)
+    header.features &= ~(FEATURE_BACKING | FEATURE_BACKING_RAW)
+    if (backing !== undefined) header.features |= FEATURE_BACKING | (format === 'raw' ? FEATURE_BACKING_RAW : 0n)
+    header.backingFile = backing
+    await file.write(0, bytesVec(headerBytes(name, header)))
+    await file.flush()
+  } finally {
+    await file.close()
+  }
 }
