@@ -1,7 +1,7 @@
 /** An ATA disk: what it is, what it is set to, and how a command's data get from the block layer to the host [ATA8-ACS, ACS-3]. */
 import type { Disk } from '../../block/disk.ts'
 import { BlockError } from '../../block/error.ts'
-import { bytesVec, type IoVec } from '../../block/iovec.ts'
+import type { IoVec } from '../../block/iovec.ts'
 import { after, type Now, rescue } from '../../block/now.ts'
 import type { Saved } from '../machine.ts'
 import { addressOf, countOf, type Form, formOf, putAddress, type Translation } from './address.ts'
@@ -9,39 +9,20 @@ import type { Command } from './command.ts'
 import { COMMANDS } from './commands/index.ts'
 import { BUFFER_LIMIT, type Cable, Drive, type ResetKind } from './drive.ts'
 import type { DriveIdentity } from './identity.ts'
-import { locate } from './locate.ts'
 import { Logs } from './logs.ts'
 import { MaximumAddress } from './maximum.ts'
+import { Medium } from './medium.ts'
 import { Power } from './power.ts'
-import { ERROR_ABRT, ERROR_IDNF, ERROR_UNC, STATUS_DRDY, STATUS_DSC } from './registers.ts'
+import { ERROR_IDNF, ERROR_UNC, STATUS_DRDY, STATUS_DSC } from './registers.ts'
 import { Sanitize } from './sanitize.ts'
 import { type Fields, takeBoolean, takeBytes, takeFields, takeNumber } from './saved.ts'
 import { Security } from './security.ts'
 import { Settings } from './settings.ts'
 import { SMART_FAILED_HIGH, SMART_FAILED_MID, Smart } from './smart/index.ts'
 
-/** A transfer between the medium and the host. */
-interface Transfer {
-  /** First byte on the medium. */
-  readonly at: number
-  /** Bytes in all. */
-  readonly length: number
-  /** Bytes that passed, up to what the buffer holds. */
-  done: number
-  /** Bytes of a DRQ block. */
-  readonly block: number
-  readonly fua: boolean
-  readonly form: Form
-  /** Bytes from `at` to the sector that cannot be read, once it is known; -1 before. */
-  bad: number
-  /** Bytes of a sector that DMA brought only a part of. */
-  rest: Uint8Array<ArrayBuffer>
-}
-
-type Work = 'command' | 'fill' | 'store' | 'received'
-const WORK: readonly Work[] = ['command', 'fill', 'store', 'received']
-const FORMS: readonly Form[] = ['chs', 'lba28', 'lba48']
-const NOTHING = new Uint8Array(0)
+/** What a busy drive does: the command from its start, a part of its sectors, or what it does with the host's data. */
+type Doing = 'command' | 'fill' | 'store' | 'received'
+const DOING: readonly Doing[] = ['command', 'fill', 'store', 'received']
 const LARGEST_SECTOR = 4096
 
 export class AtaDisk extends Drive {
@@ -67,8 +48,8 @@ export class AtaDisk extends Drive {
   protected readonly signature = [0x00, 0x00] as const
   readonly #writeCache: boolean
   #command: Command | undefined
-  #work: Work = 'command'
-  #transfer: Transfer | undefined
+  doing: Doing = 'command'
+  readonly #medium = new Medium(this)
   /** Bytes of the buffer that a DMA transfer without medium has moved, and moves in all. */
   #moved = 0
   #length = 0
@@ -107,11 +88,16 @@ export class AtaDisk extends Drive {
     return this.#command?.protocol === 'dma-in' || this.#command?.protocol === 'dma-out'
   }
 
+  /** Whether its data come from the host. */
+  get writes(): boolean {
+    return this.#command?.protocol === 'dma-out' || this.#command?.protocol === 'pio-out'
+  }
+
   protected execute(): void {
     const command = COMMANDS[this.opcode]
     this.#command = command
-    this.#work = 'command'
-    this.#transfer = undefined
+    this.doing = 'command'
+    this.#medium.drop()
     this.smart.errors.accept(this)
     if (
       command === undefined ||
@@ -175,220 +161,60 @@ export class AtaDisk extends Drive {
     const sectors = this.sectors
     if (lba !== undefined && lba + count <= sectors) return { lba, count, form }
     if (lba !== undefined) putAddress(this, form, Math.max(lba, sectors), this.settings.translation)
-    this.#failMedium(ERROR_IDNF)
+    this.failMedium(ERROR_IDNF)
     return undefined
   }
 
   /** Moves the command's sectors, `block` of them in a DRQ block. */
-  transfer(ext: boolean, { block = 1, fua = false } = {}): void {
-    const write = this.#command?.protocol === 'pio-out' || this.#command?.protocol === 'dma-out'
-    if (write && this.disk.readOnly) {
+  transfer(ext: boolean, options: { block?: number; fua?: boolean } = {}): void {
+    if (this.writes && this.disk.readOnly) {
       this.abort()
       return
     }
     const extent = this.extent(ext)
-    if (extent === undefined) return
-    const size = this.sectorSize
-    const length = extent.count * size
-    this.#transfer = {
-      at: extent.lba * size,
-      length,
-      done: 0,
-      block: block * size,
-      fua,
-      form: extent.form,
-      bad: -1,
-      rest: NOTHING,
-    }
-    if (this.dma) this.request(length)
-    else if (write) this.ask(Math.min(length, this.#window()), block * size, true)
-    else this.#fill()
-  }
-
-  /** Largest part of a PIO transfer in the buffer: whole blocks. */
-  #window(): number {
-    const block = this.#transfer!.block
-    return BUFFER_LIMIT - (BUFFER_LIMIT % block)
-  }
-
-  #fill(): void {
-    const transfer = this.#transfer!
-    const length = Math.min(transfer.length - transfer.done, this.#window())
-    const buffer = this.room(length)
-    const from = transfer.at + transfer.done
-    const read = (start: number, end: number) => this.disk.read(from + start, bytesVec(buffer.subarray(start, end)))
-    this.busy()
-    this.#work = 'fill'
-    this.work(
-      () => read(0, length),
-      () => this.present(length, transfer.block),
-      () =>
-        this.#locate(0, length, read, (bad) => {
-          transfer.bad = transfer.done + bad
-          const good = bad - (bad % transfer.block)
-          if (good > 0) this.present(good, transfer.block)
-          else this.#unreadable()
-        }),
-    )
+    if (extent !== undefined) this.#medium.begin(extent, options)
   }
 
   protected taken(length: number): void {
-    const transfer = this.#transfer
-    if (transfer === undefined) {
-      this.completeQuietly()
-      return
-    }
-    transfer.done += length
-    if (transfer.bad >= 0) this.#unreadable()
-    else if (transfer.done < transfer.length) this.#fill()
-    else {
-      this.#atEnd(transfer)
-      this.completeQuietly()
-    }
+    if (this.#medium.moves) this.#medium.taken(length)
+    else this.completeQuietly()
   }
 
   protected given(length: number): void {
-    if (this.#transfer === undefined) this.#received()
-    else this.#store(length)
+    if (this.#medium.moves) this.#medium.store(length)
+    else this.#received()
   }
 
   #received(): void {
-    this.#work = 'received'
+    this.doing = 'received'
     this.busy()
     this.#command?.received?.(this, this.buffer.subarray(0, this.#length))
   }
 
-  #store(length: number): void {
-    const transfer = this.#transfer!
-    const from = transfer.at + transfer.done
-    const buffer = this.buffer
-    const options = transfer.fua ? { fua: true } : undefined
-    const write = (start: number, end: number) =>
-      this.disk.write(from + start, bytesVec(buffer.subarray(start, end)), options)
-    this.#work = 'store'
-    this.work(
-      () => write(0, length),
-      () => {
-        this.smart.written(from, length)
-        transfer.done += length
-        if (transfer.done < transfer.length) {
-          this.ask(Math.min(transfer.length - transfer.done, this.#window()), transfer.block, false)
-        } else {
-          this.#atEnd(transfer)
-          this.complete()
-        }
-      },
-      () => this.#locate(0, length, write, (bad) => this.#unwritable(transfer.done + bad)),
-    )
-  }
-
   protected exchange(memory: IoVec): void {
-    const transfer = this.#transfer
-    const length = memory.byteLength
-    if (transfer === undefined) {
-      const part = this.buffer.subarray(this.#moved, this.#moved + length)
-      if (this.#command?.protocol === 'dma-in') {
-        memory.scatter(part)
-        memory.filled()
-      } else memory.gather(part)
-      this.#moved += length
-      this.exchanged(length)
+    if (this.#medium.moves) {
+      this.#medium.exchange(memory)
       return
     }
-    if (this.#command?.protocol === 'dma-in') this.#exchangeIn(transfer, memory)
-    else this.#exchangeOut(transfer, memory)
-  }
-
-  #exchangeIn(transfer: Transfer, memory: IoVec): void {
     const length = memory.byteLength
-    const from = transfer.at + transfer.done
-    const read = (start: number, end: number) => this.disk.read(from + start, memory.slice(start, end))
-    this.work(
-      () => this.disk.read(from, memory),
-      () => {
-        transfer.done += length
-        this.exchanged(length)
-      },
-      () =>
-        this.#locate(0, length, read, (bad) => {
-          transfer.bad = transfer.done + bad
-          this.#unreadable()
-        }),
-    )
-  }
-
-  // A list that ends within a sector leaves the sector unwritten until the rest has come
-  #exchangeOut(transfer: Transfer, memory: IoVec): void {
-    const { rest } = transfer
-    const length = memory.byteLength
-    const after = (rest.length + length) % this.sectorSize
-    const whole = rest.length + length - after
-    let from = memory
-    let left: Uint8Array<ArrayBuffer> = NOTHING
-    if (rest.length > 0 || after > 0) {
-      const bytes = new Uint8Array(rest.length + length)
-      bytes.set(rest)
-      memory.gather(bytes.subarray(rest.length))
-      from = bytesVec(bytes.subarray(0, whole))
-      left = bytes.slice(whole)
+    const part = this.buffer.subarray(this.#moved, this.#moved + length)
+    if (this.writes) memory.gather(part)
+    else {
+      memory.scatter(part)
+      memory.filled()
     }
-    const at = transfer.at + transfer.done
-    const options = transfer.fua ? { fua: true } : undefined
-    const write = (start: number, end: number) => this.disk.write(at + start, from.slice(start, end), options)
-    this.work(
-      () => (whole > 0 ? this.disk.write(at, from, options) : undefined),
-      () => {
-        this.smart.written(at, whole)
-        transfer.done += whole
-        transfer.rest = left
-        this.exchanged(length)
-      },
-      () => this.#locate(0, whole, write, (bad) => this.#unwritable(transfer.done + bad)),
-    )
+    this.#moved += length
+    this.exchanged(length)
   }
 
   protected dmaDone(): void {
-    if (this.#transfer !== undefined) {
-      this.#atEnd(this.#transfer)
-      this.complete()
-    } else if (this.#command?.protocol === 'dma-out') this.#received()
+    if (this.#medium.moves) this.#medium.ended()
+    else if (this.writes) this.#received()
     else this.complete()
   }
 
-  #locate(
-    start: number,
-    end: number,
-    attempt: (start: number, end: number) => Now<void>,
-    found: (bad: number) => void,
-  ): void {
-    locate(
-      { start, end, unit: this.sectorSize },
-      attempt,
-      (begin, done, failed) => this.work(begin, done, failed),
-      found,
-    )
-  }
-
-  #unreadable(): void {
-    const { at, bad } = this.#transfer!
-    this.smart.unreadable((at + bad) / this.sectorSize)
-    this.#failAt(bad, ERROR_UNC)
-  }
-
-  // The standard gives a failed write no bit of its own; ABRT makes hosts repeat it, and then give it up
-  #unwritable(bad: number): void {
-    this.#failAt(bad, ERROR_ABRT)
-  }
-
-  #failAt(offset: number, error: number): void {
-    const { at, length, form } = this.#transfer!
-    const size = this.sectorSize
-    putAddress(this, form, Math.floor((at + offset) / size), this.settings.translation)
-    if (form !== 'lba48') this.count = Math.ceil((length - offset) / size) & 0xff
-    this.#failMedium(error)
-  }
-
-  #failMedium(error: number): void {
+  /** Ends a command that found the medium wanting, for the error log to tell. */
+  failMedium(error: number): void {
     this.smart.errors.record(this, error)
     this.fail(error)
   }
@@ -397,13 +223,7 @@ export class AtaDisk extends Drive {
   failUnreadable(lba: number, form: Form): void {
     putAddress(this, form, lba, this.settings.translation)
     this.smart.unreadable(lba)
-    this.#failMedium(ERROR_UNC)
-  }
-
-  // As ATA-3 has it: the registers name the last sector, and none is left
-  #atEnd({ at, length, form }: Transfer): void {
-    putAddress(this, form, (at + length) / this.sectorSize - 1, this.settings.translation)
-    this.count = 0
+    this.failMedium(ERROR_UNC)
   }
 
   /** Ends the command of a captive self-test [ATA8-ACS 7.53.5.5]. */
@@ -421,7 +241,7 @@ export class AtaDisk extends Drive {
   // Resets and saved states
 
   protected takeBack(kind: ResetKind): Now<void> {
-    this.#transfer = undefined
+    this.#medium.drop()
     this.previous = 0
     this.smart.reset(kind)
     this.settings.reset(kind, this.sectors)
@@ -453,22 +273,14 @@ export class AtaDisk extends Drive {
   }
 
   override save(): Fields {
-    const transfer = this.#transfer
     return {
       ...super.save(),
-      work: WORK.indexOf(this.#work),
+      work: DOING.indexOf(this.doing),
       previous: this.previous,
       moved: this.#moved,
       length: this.#length,
       writeCache: this.disk.writeCache,
-      transfer:
-        transfer === undefined
-          ? null
-          : {
-              ...transfer,
-              form: FORMS.indexOf(transfer.form),
-              bad: transfer.bad + 1,
-            },
+      transfer: this.#medium.save(),
       settings: this.settings.save(),
       maximum: this.maximum.save(),
       power: this.power.save(),
@@ -484,12 +296,12 @@ export class AtaDisk extends Drive {
     const fields = takeFields(state, 'ATA disk')
     super.restore(state)
     this.#command = COMMANDS[this.opcode]
-    this.#work = WORK[takeNumber(state, 'work', WORK.length - 1)]!
+    this.doing = DOING[takeNumber(state, 'work', DOING.length - 1)]!
     this.previous = takeNumber(state, 'previous', 0xff)
     this.#length = takeNumber(state, 'length', BUFFER_LIMIT)
     this.#moved = takeNumber(state, 'moved', this.#length)
     this.room(this.#length)
-    this.#transfer = fields.transfer === null ? undefined : this.#takeTransfer(takeFields(fields.transfer, 'transfer'))
+    this.#medium.restore(fields.transfer ?? null)
     this.settings.restore(fields.settings ?? null)
     this.maximum.restore(fields.maximum ?? null)
     this.power.restore(fields.power ?? null)
@@ -502,24 +314,6 @@ export class AtaDisk extends Drive {
     this.#setWriteCache(takeBoolean(state, 'writeCache'))
   }
 
-  #takeTransfer(saved: Fields): Transfer {
-    const size = this.sectorSize
-    const transfer: Transfer = {
-      at: takeNumber(saved, 'at'),
-      length: takeNumber(saved, 'length', 0x1_0000 * size),
-      done: takeNumber(saved, 'done', 0x1_0000 * size),
-      block: takeNumber(saved, 'block', BUFFER_LIMIT),
-      fua: takeBoolean(saved, 'fua'),
-      form: FORMS[takeNumber(saved, 'form', FORMS.length - 1)]!,
-      bad: takeNumber(saved, 'bad') - 1,
-      rest: takeBytes(saved, 'rest', size),
-    }
-    if (transfer.block === 0 || transfer.block % size !== 0 || transfer.done > transfer.length) {
-      throw new RangeError('the saved transfer has no whole blocks')
-    }
-    return transfer
-  }
-
   override resume(): void {
     super.resume()
     this.sanitize.resume()
@@ -527,11 +321,9 @@ export class AtaDisk extends Drive {
   }
 
   protected resumeWork(): void {
-    if (this.#transfer === undefined && this.#work !== 'command' && this.#work !== 'received') this.abort()
-    else if (this.#work === 'fill') this.#fill()
-    else if (this.#work === 'store')
-      this.#store(Math.min(this.#transfer!.length - this.#transfer!.done, this.#window()))
-    else if (this.#work === 'received') this.#received()
-    else this.execute()
+    if (this.doing === 'command') this.execute()
+    else if (this.doing === 'received') this.#received()
+    else if (!this.#medium.moves) this.abort()
+    else this.#medium.resume(this.doing)
   }
 }

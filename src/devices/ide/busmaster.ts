@@ -43,6 +43,8 @@ export class BusMaster {
   #table = 0
   #walk: Walk = { entry: 0, at: 0, left: 0, last: false }
   #before: Walk = this.#walk
+  /** Of the transfer that is under way. */
+  #shortage: Shortage
   #mover: Drive | undefined
   /** The drives that asserted DMARQ, by their number. */
   readonly #requesters: [Drive | undefined, Drive | undefined] = [undefined, undefined]
@@ -135,17 +137,19 @@ export class BusMaster {
     if ((this.#command & BM_COMMAND_START) === 0 || !this.#enabled()) return
     this.#before = this.#walk
     const memory = new GuestVec(this.#memory)
-    const shortage = this.#collect(memory, drive.dmaWanted)
+    this.#shortage = this.#collect(memory, drive.dmaWanted)
     if (memory.byteLength === 0) {
-      this.#short(shortage)
+      this.#short()
       return
     }
     this.#mover = drive
-    drive.move(memory, (whole) => {
-      if (whole && shortage !== undefined) this.#short(shortage)
-      else if (whole && this.#walk.left === 0 && this.#walk.last) this.#status &= ~BM_STATUS_ACTIVE
-      if (this.#wanting() !== drive) this.run()
-    })
+    drive.move(memory, this.#moved)
+  }
+
+  readonly #moved = (whole: boolean): void => {
+    if (whole && this.#shortage !== undefined) this.#short()
+    else if (whole && this.#walk.left === 0 && this.#walk.last) this.#status &= ~BM_STATUS_ACTIVE
+    if (this.#wanting() !== this.#mover) this.run()
   }
 
   /** The drive that wants data moved; of two, which no host should ask at once, the first. */
@@ -154,9 +158,9 @@ export class BusMaster {
     return first?.phase === 'dma' ? first : second?.phase === 'dma' ? second : undefined
   }
 
-  #short(shortage: Shortage): void {
+  #short(): void {
     this.#status &= ~BM_STATUS_ACTIVE
-    if (shortage === 'fault') this.#status |= BM_STATUS_ERROR
+    if (this.#shortage === 'fault') this.#status |= BM_STATUS_ERROR
   }
 
   /** Adds the regions of the table to `memory` until it is `wanted` bytes long, the table ends, or an entry names what is no RAM. */

@@ -245,7 +245,7 @@ export abstract class Drive {
   // For command sets: how a command goes on and how it ends
 
   /** Sets BSY: the command set is at work. */
-  protected busy(): void {
+  busy(): void {
     this.phase = 'work'
     this.status = STATUS_BSY | this.ready
   }
@@ -384,7 +384,7 @@ export abstract class Drive {
   }
 
   /** Ends a {@link move}; for the command set. */
-  protected exchanged(length: number): void {
+  exchanged(length: number): void {
     this.dmaWanted -= length
     this.phase = this.dmaWanted > 0 ? 'dma' : 'work'
     if (this.dmaWanted > 0) this.status = this.ready | STATUS_DRQ

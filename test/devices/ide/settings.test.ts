@@ -406,14 +406,36 @@ describe('ATA8-ACS 4.11: power management', () => {
     expect(mode()).toBe(0)
   })
 
-  test('STANDBY IMMEDIATE, STANDBY and SLEEP put the write cache on the medium', () => {
+  test.each([
+    ['STANDBY IMMEDIATE, STANDBY and SLEEP put the write cache on the medium', [0xe0, 0xe2, 0xe6]],
+    ['and so do the second opcodes that they had in ATA-3', [0x94, 0x96, 0x99]],
+  ])('%s', (_, opcodes) => {
     const faulty = new Faulty(asDevice(new Memory(1 << 20)))
     const ata = host(faulty)
-    for (const opcode of [0xe0, 0xe2, 0xe6]) {
+    for (const opcode of opcodes) {
       ata.issue(opcode)
       ata.done()
     }
     expect(faulty.counts.flush).toBe(3)
+    ata.issue(0xec)
+    expect(ata.intrq).toBe(false)
+  })
+
+  test('IDLE IMMEDIATE, IDLE and CHECK POWER MODE have second opcodes, too', () => {
+    const ata = host()
+    for (const [opcode, count] of [
+      [0x95, 0],
+      [0x97, 2],
+    ] as const) {
+      ata.issue(opcode, { count })
+      ata.done()
+      ata.issue(0x98)
+      ata.done()
+      expect(ata.in(2)).toBe(0x80)
+    }
+    ata.bus.clock.advance(10_000)
+    ata.issue(0x98)
+    expect(ata.in(2)).toBe(0)
   })
 
   test('out of SLEEP only a reset leads', () => {

@@ -1,6 +1,6 @@
 /** Power management: IDLE, STANDBY, SLEEP, CHECK POWER MODE [ATA8-ACS 7.3, 7.17, 7.18, 7.56 to 7.58]. */
 import type { AtaDisk } from '../ata.ts'
-import type { CommandTable } from '../command.ts'
+import type { Command, CommandTable } from '../command.ts'
 import { IDLE, STANDBY } from '../power.ts'
 
 // Before the drive goes to rest its write cache is on the medium
@@ -16,30 +16,49 @@ const idle = (timer: boolean) => (ata: AtaDisk) => {
   ata.complete()
 }
 
+const standbyImmediate: Command = {
+  name: 'STANDBY IMMEDIATE',
+  protocol: 'non-data',
+  whileLocked: true,
+  run: rest(STANDBY, false),
+}
+const idleImmediate: Command = { name: 'IDLE IMMEDIATE', protocol: 'non-data', whileLocked: true, run: idle(false) }
+const standby: Command = { name: 'STANDBY', protocol: 'non-data', whileLocked: true, run: rest(STANDBY, true) }
+const idleWithTimer: Command = { name: 'IDLE', protocol: 'non-data', whileLocked: true, run: idle(true) }
+const checkPowerMode: Command = {
+  name: 'CHECK POWER MODE',
+  protocol: 'non-data',
+  whileLocked: true,
+  run: (ata) => {
+    ata.count = ata.power.mode
+    ata.complete()
+  },
+}
+const sleep: Command = {
+  name: 'SLEEP',
+  protocol: 'non-data',
+  whileLocked: true,
+  run: (ata) => {
+    ata.work(
+      () => (ata.disk.readOnly ? undefined : ata.disk.flush()),
+      () => ata.sleep(),
+      () => ata.abort(),
+    )
+  },
+}
+
+// ATA-3 had two opcodes for each, and hosts of its time try both
 export const powerCommands: CommandTable = {
-  224: { name: 'STANDBY IMMEDIATE', protocol: 'non-data', whileLocked: true, run: rest(STANDBY, false) },
-  225: { name: 'IDLE IMMEDIATE', protocol: 'non-data', whileLocked: true, run: idle(false) },
-  226: { name: 'STANDBY', protocol: 'non-data', whileLocked: true, run: rest(STANDBY, true) },
-  227: { name: 'IDLE', protocol: 'non-data', whileLocked: true, run: idle(true) },
-  229: {
-    name: 'CHECK POWER MODE',
-    protocol: 'non-data',
-    whileLocked: true,
-    run: (ata) => {
-      ata.count = ata.power.mode
-      ata.complete()
-    },
-  },
-  230: {
-    name: 'SLEEP',
-    protocol: 'non-data',
-    whileLocked: true,
-    run: (ata) => {
-      ata.work(
-        () => (ata.disk.readOnly ? undefined : ata.disk.flush()),
-        () => ata.sleep(),
-        () => ata.abort(),
-      )
-    },
-  },
+  148: standbyImmediate,
+  149: idleImmediate,
+  150: standby,
+  151: idleWithTimer,
+  152: checkPowerMode,
+  153: sleep,
+  224: standbyImmediate,
+  225: idleImmediate,
+  226: standby,
+  227: idleWithTimer,
+  229: checkPowerMode,
+  230: sleep,
 }
