@@ -21,7 +21,10 @@ export interface ConvertSource {
 export interface ConvertOptions extends JobOptions {
   /** Requests in flight, 1 to 16; default 8. */
   inFlight?: number
-  /** Writes may pass each other; default false: they go in their order. */
+  /**
+   * Writes may pass each other; default false: they begin in their order, and no more than two are under way, so that the host
+   * always has one to go on with and its lock of the file is not fought for.
+   */
   outOfOrder?: boolean
   /** Zeroes in data are left out where so many bytes are together; 0: everything is written. Default 4096. */
   minSparse?: number
@@ -93,6 +96,14 @@ interface Piece {
   readonly kind: Kind
 }
 
+/** The turn of a piece to write. */
+interface Turn {
+  /** It may begin. */
+  readonly before: Promise<unknown>
+  /** It has begun. */
+  begun: () => void
+}
+
 class Copy {
   readonly total: number
   done = 0
@@ -107,7 +118,9 @@ class Copy {
   readonly #buffers: Uint8Array[] = []
   #failure: unknown
   #failed = false
-  #turn: Promise<void> = Promise.resolve()
+  /** The piece before the next has begun to write; the one before that is written. */
+  #begun: Promise<void> = Promise.resolve()
+  #written: readonly [Promise<void>, Promise<void>] = [Promise.resolve(), Promise.resolve()]
   /** The source that is read now, how far, and what is known of what follows. */
   #index = 0
   #within = 0
@@ -205,19 +218,26 @@ class Copy {
 
   /** Sets a piece off. */
   start(piece: Piece): void {
-    const before = this.#turn
-    const flight = (piece.kind === 'data' ? this.#data(piece, before) : this.#nothing(piece, before)).then(
+    const ordered = !this.#options.outOfOrder
+    const turn: Turn = { before: Promise.all([this.#begun, this.#written[0]]), begun: () => {} }
+    if (ordered) {
+      this.#begun = new Promise((resolve) => {
+        turn.begun = resolve
+      })
+    }
+    const flight = (piece.kind === 'data' ? this.#data(piece, turn) : this.#nothing(piece, turn)).then(
       () => {
         this.done += piece.length
       },
       (error) => {
         this.#failure ??= error
         this.#failed = true
+        turn.begun()
       },
     )
     const kept = flight.finally(() => this.#flights.delete(kept))
     this.#flights.add(kept)
-    if (!this.#options.outOfOrder) this.#turn = flight
+    if (ordered) this.#written = [this.#written[1], flight]
   }
 
   /** Waits until there is room for one more, or nothing left. */
@@ -231,8 +251,9 @@ class Copy {
     await Promise.all(this.#flights)
   }
 
-  async #nothing({ at, length, kind }: Piece, before: Promise<void>): Promise<void> {
-    await before
+  async #nothing({ at, length, kind }: Piece, turn: Turn): Promise<void> {
+    await turn.before
+    turn.begun()
     const { zeroFrom = Number.POSITIVE_INFINITY } = this.#options
     if (kind === 'base') {
       // Behind the end of the target's backing file its holes are zeroes as they must be.
@@ -242,18 +263,23 @@ class Copy {
     if (end > at) await this.#zero(at, end - at)
   }
 
-  async #data(piece: Piece, before: Promise<void>): Promise<void> {
+  async #data(piece: Piece, turn: Turn): Promise<void> {
     const { at, length } = piece
-    if (this.#options.offload && (await this.#offload(piece))) return
+    if (this.#options.offload && (await this.#offload(piece))) return turn.begun()
     const buffer = this.#buffers.pop() ?? new Uint8Array(CHUNK)
     try {
       const bytes = buffer.subarray(0, length)
       await this.#read(piece, bytes)
-      await before
-      if (this.#failed) return
-      if (this.#compress !== undefined) await this.#pack(at, bytes)
-      else if (this.#unit === 0) await this.#write(at, bytes)
-      else await this.#sparse(at, bytes)
+      await turn.before
+      if (this.#failed) return turn.begun()
+      const written =
+        this.#compress !== undefined
+          ? this.#pack(at, bytes)
+          : this.#unit === 0
+            ? this.#write(at, bytes)
+            : this.#sparse(at, bytes)
+      turn.begun()
+      await written
     } finally {
       this.#buffers.push(buffer)
     }
