@@ -33,7 +33,8 @@ const USAGE = `usage: block86 img bench [-c COUNT] [-d DEPTH] [-f FMT] [--flush-
          [-o OFFSET] [--pattern=PATTERN] [-q] [-s BUFFER_SIZE] [-S STEP_SIZE] [-t CACHE] [-w] [-U] [--warm-up=COUNT] [--image-opts] FILENAME
 
 --warm-up, which qemu-img lacks, sends so many requests before those that are measured: until the compiler has seen them
-often enough, they are slower than any later ones of a machine that has been running for a second.
+often enough, they are slower than any later ones of a machine that has been running for a second. What the measured
+ones took of the CPU is then told too.
 `
 
 /** What is measured; lengths and offsets in bytes. */
@@ -202,8 +203,11 @@ export async function bench(argv: readonly string[], console: Console): Promise<
       print(`Sending flush every ${what.flushInterval} requests\n`)
     }
     if (warmUp > 0) await measure(device, { ...what, count: warmUp })
+    const before = process.cpuUsage()
     const seconds = await measure(device, what)
+    const { user, system } = process.cpuUsage(before)
     print(`Run completed in ${seconds.toFixed(3)} seconds.\n`)
+    if (warmUp > 0) print(`Of CPU it took ${((user + system) / 1e6).toFixed(3)} seconds.\n`)
   } catch (error) {
     throw new Failure(`Failed request: ${strerror(error)}`)
   } finally {

@@ -52,8 +52,6 @@ export function cellName(cell: Cell): string {
 interface Runs {
   readonly rates: number[]
   readonly cpus: number[]
-  /** Seconds of CPU of the short run: what starting costs is in both, and leaves with the difference. */
-  short: number
 }
 
 /** How much is done in a cell. */
@@ -117,7 +115,7 @@ export class Contest {
     const image = this.image(cell.format)
     const args = ['-d', String(cell.depth), '-f', cell.format, '-s', String(cell.size), '-S', String(stride)]
     args.push('-t', cell.cache, ...(cell.write ? ['-w', '--pattern=90'] : []), image)
-    const few = Math.max(512, Math.min(cell.cache === 'none' ? 2500 : 10_000, Math.floor((256 << 20) / cell.size)))
+    const few = Math.max(1000, Math.min(cell.cache === 'none' ? 5000 : 10_000, Math.floor((256 << 20) / cell.size)))
     const timed = (way: string, requests: number) => {
       if (cell.write) execFileSync('sync', [image])
       return way === 'block86'
@@ -127,34 +125,34 @@ export class Contest {
     if (cell.cache === 'writeback') fs.readFileSync(image)
     const trials = (cell.cache === 'none' ? ['threads', 'native', 'io_uring'] : ['threads', 'io_uring']).map((way) => ({
       way,
-      ...timed(way, few),
+      ...timed(way, few >> 1),
     }))
     const best = trials.reduce((a, b) => (b.seconds < a.seconds ? b : a))
-    const count = Math.max(2 * few, Math.round((few / best.seconds) * seconds))
-    const qemu: Runs = { rates: [], cpus: [], short: best.cpu }
-    const block86: Runs = { rates: [], cpus: [], short: timed('block86', few).cpu }
+    const count = Math.max(few, Math.round(((few >> 1) / best.seconds) * seconds))
+    const qemu: Runs = { rates: [], cpus: [] }
+    const block86: Runs = { rates: [], cpus: [] }
     for (let round = 0; round < rounds; round++) {
-      for (const [way, runs] of [
-        [best.way, qemu],
-        ['block86', block86],
-      ] as const) {
-        const run = timed(way, count)
-        runs.rates.push(count / run.seconds)
-        runs.cpus.push((Math.max(run.cpu - runs.short, 0) / (count - few)) * 1e6)
-      }
+      const theirs = timed(best.way, count)
+      qemu.rates.push(count / theirs.seconds)
+      // What starting costs is in the trial too, and leaves with the difference.
+      qemu.cpus.push((Math.max(theirs.cpu - best.cpu, 0) / (count - (few >> 1))) * 1e6)
+      const ours = timed('block86', count)
+      block86.rates.push(count / ours.seconds)
+      block86.cpus.push((ours.cpu / count) * 1e6)
     }
     return { cell, qemu: score(qemu), aio: best.way, block86: score(block86) }
   }
 
-  /** Seconds of the run by its own account, and of CPU by the shell's. */
+  /** Seconds of the run by its own account, and of CPU: by its own account if it tells, else by the shell's, with its start. */
   #timed(program: string, args: readonly string[]): { seconds: number; cpu: number } {
     const shell = spawnSync('bash', ['-c', `TIMEFORMAT='cpu %U %S'; time "$0" "$@"`, program, ...args], {
       encoding: 'utf8',
     })
     const seconds = /Run completed in ([\d.]+) seconds/.exec(shell.stdout)?.[1]
+    const own = /Of CPU it took ([\d.]+) seconds/.exec(shell.stdout)
     const cpu = /cpu ([\d.]+) ([\d.]+)/.exec(shell.stderr)
     if (seconds === undefined || cpu === null) throw new Error(`${program} ${args.join(' ')} failed: ${shell.stderr}`)
-    return { seconds: Math.max(Number(seconds), 0.001), cpu: Number(cpu[1]) + Number(cpu[2]) }
+    return { seconds: Math.max(Number(seconds), 0.001), cpu: own ? Number(own[1]) : Number(cpu[1]) + Number(cpu[2]) }
   }
 
   #makeImages(): void {
