@@ -10,7 +10,7 @@ import { createImage, openDisk, openImage } from '../../src/block/open.ts'
 import { lacks, runTool, temporaryFolder } from '../tools.ts'
 
 const MIB = 1 << 20
-const SIZE = 48 * MIB
+const SIZE = 24 * MIB
 const DATA = 1
 
 const folder = temporaryFolder()
@@ -34,7 +34,7 @@ beforeAll(async () => {
 n=0
 while [ ! -e /tmp/stop ]; do
   fio --name=load --filename=/dev/vdb --ioengine=libaio --direct=1 --iodepth=8 --rw=randwrite --bsrange=4k-64k \\
-    --size=4m --offset=$((n % 11 * 4))m --randseed=$n --verify=crc32c --verify_fatal=1 --do_verify=1 --fsync=32 \\
+    --size=4m --offset=$((n % 5 * 4))m --randseed=$n --verify=crc32c --verify_fatal=1 --do_verify=1 --fsync=32 \\
     > /tmp/fio.log 2>&1 || { echo failed > /tmp/verdict; exit; }
   n=$((n + 1)); echo $n > /tmp/rounds
 done

@@ -94,6 +94,8 @@ export async function reopen(device: BlockDevice, readOnly: boolean, doing: stri
   if (device.readOnly === readOnly) return
   const layer = knownLayer(device, doing)
   const { openMedium } = layer
+  // Whoever flushes from now on reaches another file.
+  if (!device.readOnly) await device.flush()
   // Whether it can be written at all is found out while there is a way back.
   if (!readOnly && openMedium !== undefined) await (await openMedium(false, true)).close()
   const backing = device.backing?.handOver()

@@ -1,4 +1,5 @@
 import { existsSync } from 'node:fs'
+import path from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
 import type { Disk } from '../../../src/block/disk.ts'
 import { bytesVec } from '../../../src/block/iovec.ts'
@@ -60,6 +61,12 @@ async function verify({ disk, hammer }: { disk: Disk; hammer: Hammer }, file: st
   await holds(file, hammer.model, format)
 }
 
+/** The files of a chain as qemu-img finds them through the headers. */
+async function chainByQemu(file: string): Promise<string[]> {
+  const text = await runTool('qemu-img', 'info', '-U', '--output=json', '--backing-chain', file)
+  return (JSON.parse(text) as { filename: string }[]).map(({ filename }) => path.resolve(folder.path, filename))
+}
+
 async function holds(file: string, bytes: Uint8Array, format = 'qcow2'): Promise<void> {
   const image = await openImage(file, { format, readOnly: true })
   sameBytes(await readAll(image), bytes, file)
@@ -86,10 +93,12 @@ describe('on files', () => {
       await expect(openImage(three, { format: 'qcow2' })).rejects.toMatchObject({ code: 'EBUSY' })
       await underLoad(hammer, commit(disk, { top: two, base: one }))
       expect(files(disk)).toEqual([three, one, file])
+      if (!lacks('qemu-img')) expect(await chainByQemu(three)).toEqual([three, one, file])
       await (await openImage(two, { format: 'qcow2' })).close()
       await holds(one, moments[2]!)
       await underLoad(hammer, stream(disk, { base: file }))
       expect(files(disk)).toEqual([three, file])
+      if (!lacks('qemu-img')) expect(await chainByQemu(three)).toEqual([three, file])
       await underLoad(hammer, commit(disk), true)
       expect(files(disk)).toEqual([file])
       await (await openImage(three, { format: 'raw' })).close()
