@@ -13,10 +13,12 @@ interface Claim {
 /**
  * A lock over byte ranges: shared claims overlap each other, an exclusive one overlaps nothing. Claims that overlap run in
  * the order of their coming, so none starves. A claim with nothing in its way runs at once and, if its body answers at once,
- * costs one array entry.
+ * costs one entry of a set.
  */
 export class RangeLock {
-  readonly #claims: Claim[] = []
+  readonly #claims = new Set<Claim>()
+  #exclusive = 0
+  #waiting = 0
 
   /** Runs `body` while no exclusive claim holds a byte of the range. */
   shared<T>(at: number, length: number, body: () => Now<T>): Now<T> {
@@ -29,12 +31,14 @@ export class RangeLock {
   }
 
   #run<T>(claim: Claim, body: () => Now<T>): Now<T> {
-    this.#claims.push(claim)
+    this.#claims.add(claim)
+    if (claim.exclusive) this.#exclusive++
     const release = () => this.#release(claim)
     if (!this.#blocked(claim)) {
       claim.running = true
       return always(body, release)
     }
+    this.#waiting++
     return new Promise<void>((resolve) => {
       claim.admit = resolve
     }).then(() => {
@@ -44,6 +48,7 @@ export class RangeLock {
   }
 
   #blocked(claim: Claim): boolean {
+    if (!claim.exclusive && this.#exclusive === 0) return false
     for (const other of this.#claims) {
       if (other === claim) return false
       if (other.start < claim.end && claim.start < other.end && (other.exclusive || claim.exclusive)) return true
@@ -52,10 +57,13 @@ export class RangeLock {
   }
 
   #release(claim: Claim): void {
-    this.#claims.splice(this.#claims.indexOf(claim), 1)
+    this.#claims.delete(claim)
+    if (claim.exclusive) this.#exclusive--
+    if (this.#waiting === 0) return
     for (const other of this.#claims) {
       if (!other.running && !this.#blocked(other)) {
         other.running = true
+        this.#waiting--
         other.admit?.()
       }
     }
