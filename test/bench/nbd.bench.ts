@@ -1,4 +1,7 @@
-/** NBD servers beside each other: `npm run bench -- nbd [--rounds=N] [--size=MiB]`: what nbdcopy gets out of and into each. */
+/**
+ * NBD servers beside each other: `npm run bench -- nbd [--rounds=N] [--size=MiB]`: what nbdcopy gets out of and into each, the first
+ * time and once the server has done it before.
+ */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { existsSync, rmSync } from 'node:fs'
 import path from 'node:path'
@@ -15,7 +18,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const tool = await bundledTool()
   try {
     console.log(`nbdcopy, ${mebibytes} MiB, MiB/s, median of ${rounds} rounds`)
-    console.log('                                  qemu-nbd   block86')
+    console.log('                                  first: qemu-nbd  block86   then: qemu-nbd  block86')
     for (const format of ['raw', 'qcow2']) {
       const image = folder.file(`image.${format}`)
       spawnSync('qemu-img', ['create', '-q', '-f', format, image, `${mebibytes}M`])
@@ -23,7 +26,7 @@ export async function run(args: readonly string[]): Promise<number> {
       spawnSync('cat', [image], { stdio: 'ignore' })
       for (const direction of ['out', 'in'] as const) {
         for (const connections of [1, 4]) {
-          const speeds: { theirs: number[]; ours: number[] } = { theirs: [], ours: [] }
+          const speeds = { theirs: [[], []] as number[][], ours: [[], []] as number[][] }
           for (let round = 0; round < rounds; round++) {
             for (const who of ['theirs', 'ours'] as const) {
               const socket = folder.file('s')
@@ -32,7 +35,8 @@ export async function run(args: readonly string[]): Promise<number> {
               const server = spawn(command[0]!, [...command.slice(1), ...options], { stdio: 'inherit' })
               try {
                 await appears(socket)
-                speeds[who].push(mebibytes / copy(socket, direction, connections, folder.file('source'), mebibytes))
+                for (const list of speeds[who])
+                  list.push(mebibytes / copy(socket, direction, connections, folder.file('source'), mebibytes))
               } finally {
                 await ended(server)
                 rmSync(socket, { force: true })
@@ -41,7 +45,10 @@ export async function run(args: readonly string[]): Promise<number> {
           }
           const label = `${format} ${direction === 'out' ? 'to null' : 'from a file'}, ${connections} connection${connections > 1 ? 's' : ''}`
           const median = (list: number[]) => list.sort((a, b) => a - b)[Math.floor(list.length / 2)]!.toFixed(0)
-          console.log(`${label.padEnd(32)} ${median(speeds.theirs).padStart(9)} ${median(speeds.ours).padStart(9)}`)
+          const [first, then] = [0, 1].map(
+            (which) => `${median(speeds.theirs[which]!).padStart(9)} ${median(speeds.ours[which]!).padStart(8)}`,
+          )
+          console.log(`${label.padEnd(38)} ${first}       ${then}`)
         }
       }
     }

@@ -13,6 +13,7 @@ export interface Libc {
   pwritev2(fd: number, iov: Uint32Array, count: number, at: number, flags: number): Result
   fcntl(fd: number, command: number, argument: Uint8Array): Result
   ioctl(fd: number, request: number, argument: Uint8Array): Result
+  setsockopt(fd: number, level: number, option: number, value: Uint32Array): Result
   mmap(fd: number, at: number, length: number): ArrayBuffer
   close(fd: number): Result
   /** How often this thread has gone to sleep in the kernel. */
@@ -165,6 +166,7 @@ function bind(koffi: Koffi): Libc {
   const fcntl = library.func('int fcntl(int fd, int command, void *argument)')
   const lseek = library.func('int64 lseek(int fd, int64 at, int whence)')
   const ioctl = library.func('int ioctl(int fd, ulong request, void *argument)')
+  const setsockopt = library.func('int setsockopt(int fd, int level, int option, void *value, uint length)')
   const mmap = library.func('void *mmap(void *place, size_t length, int protection, int flags, int fd, int64 at)')
   const close = library.func('int close(int fd)')
   const getrusage = library.func('int getrusage(int who, void *usage)')
@@ -190,6 +192,7 @@ function bind(koffi: Koffi): Libc {
     pwritev2: (fd, iov, count, at, flags) => result(pwritev2(fd, iov, count, at, flags)),
     fcntl: (fd, command, argument) => steady(() => fcntl(fd, command, argument)),
     ioctl: (fd, request, argument) => steady(() => ioctl(fd, request, argument)),
+    setsockopt: (fd, level, option, value) => result(setsockopt(fd, level, option, value, value.byteLength)),
     mmap(fd, at, length) {
       const place = mmap(null, length, PROT_READ_WRITE, MAP_SHARED_POPULATE, fd, at)
       if (BigInt(place) === MAP_FAILED) throw new Error(`mmap failed with error ${koffi.errno()}`)

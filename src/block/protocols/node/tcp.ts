@@ -4,6 +4,20 @@ import tls from 'node:tls'
 import { BlockError } from '../../error.ts'
 import type { Now } from '../../now.ts'
 import type { ByteStream } from '../stream.ts'
+import { libc } from './libc.ts'
+
+// socket(7)
+const SOL_SOCKET = 1
+const SO_SNDBUF = 7
+/** What the kernel is asked to hold of what was sent, bytes: more than a reply, so that the next is made while it is taken. */
+const SEND_BUFFER = Uint32Array.of(1 << 20)
+
+/** Lets more be sent before who receives it takes it, where that can be had; a Unix socket holds 208 KiB by itself. */
+function widen(socket: net.Socket): void {
+  const handle: unknown = Reflect.get(socket, '_handle')
+  const fd = typeof handle === 'object' && handle !== null ? Reflect.get(handle, 'fd') : undefined
+  if (typeof fd === 'number' && fd >= 0) libc()?.setsockopt(fd, SOL_SOCKET, SO_SNDBUF, SEND_BUFFER)
+}
 
 /** A Node socket as a {@link ByteStream}. */
 export class SocketStream implements ByteStream {
@@ -18,6 +32,7 @@ export class SocketStream implements ByteStream {
     this.peer = peer
     this.socket = socket
     socket.setNoDelay(true)
+    widen(socket)
     socket.on('error', (error) => {
       this.#failure = error
     })
