@@ -606,7 +606,15 @@ describe.skipIf(lacks('fio'))('fio', () => {
       '--iodepth=16',
       '--size=16M',
     ]
-    const said = await runTool('fio', ...job, '--verify=crc32c', '--verify_fatal=1', '--randseed=86', '--randrepeat=1')
+    const said = await runTool(
+      'fio',
+      ...job,
+      '--verify=crc32c',
+      '--verify_fatal=1',
+      '--verify_state_save=0',
+      '--randseed=86',
+      '--randrepeat=1',
+    )
     expect(said).toMatch(/err= 0/)
     await keep.close()
     await ended

@@ -1,7 +1,8 @@
 /** The NBD transmission phase, server side: requests of one connection run side by side, replies go out as they complete. */
+import type { Extent } from '../../device.ts'
 import { BlockError, errnoOf, messageOf } from '../../error.ts'
 import { bytesVec } from '../../iovec.ts'
-import { settle } from '../../now.ts'
+import { after, type Now, settle } from '../../now.ts'
 import type { ByteStream } from '../stream.ts'
 import { BLOCK_SIZES, contents, isReadOnly, type MetaContext } from './export.ts'
 import { handshake, type NbdServerOptions, type ServerSession } from './handshake.ts'
@@ -15,8 +16,8 @@ const MAX_BYTES = 2 * wire.MAX_PAYLOAD
 const MAX_REQUESTS = 128
 /** Replies that wait to be sent, bytes; past them, no read is begun: what is read would be out of the caches when it is sent. */
 const MAX_UNSENT = 1 << 20
-/** Memory that is kept for the next replies, bytes, and of how many different lengths. */
-const MAX_KEPT = 32 << 20
+/** Memory that a connection keeps for its next replies, bytes, and of how many different lengths. */
+const MAX_KEPT = 4 << 20
 const MAX_KEPT_LENGTHS = 16
 /** Extents in one reply to NBD_CMD_BLOCK_STATUS, per context. */
 const MAX_RUNS = 4096
@@ -67,10 +68,10 @@ class Buffers {
   }
 }
 
-const buffers = new Buffers()
-
 class Transmission {
   readonly #session: ServerSession
+  /** Of this client alone: what it was sent before is all that a driver that reads nothing could show it. */
+  readonly #buffers = new Buffers()
   readonly #readOnly: boolean
   #requests = 0
   #bytes = 0
@@ -206,28 +207,31 @@ class Transmission {
     return undefined
   }
 
-  async #read(request: Request): Promise<void> {
+  #read(request: Request): Now<void> {
     const { item, structured } = this.#session
     const { at, length, flags } = request
-    if (structured && (flags & wire.CMD_FLAG_DF) === 0 && length > BLOCK_SIZES.preferred)
-      return this.#readSparse(request)
-    const data = buffers.take(length)
-    const read = item.device.read(at, bytesVec(data))
-    if (read instanceof Promise) await read
-    if (!structured) return this.#writeData([simple(request.cookie, 0), data])
-    if (length === 0) return this.#done(request)
-    return this.#writeData([dataHead(request.cookie, wire.REPLY_FLAG_DONE, at, length), data])
+    if (structured && (flags & wire.CMD_FLAG_DF) === 0 && length > BLOCK_SIZES.preferred) {
+      const first = contents(item.device, at, length)
+      if (first instanceof Promise || first.kind !== 'data' || first.length < length)
+        return this.#readSparse(request, first)
+    }
+    const data = this.#buffers.take(length)
+    return after(item.device.read(at, bytesVec(data)), () => {
+      if (!structured) return this.#writeData([simple(request.cookie, 0), data])
+      if (length === 0) return this.#done(request)
+      return this.#writeData([dataHead(request.cookie, wire.REPLY_FLAG_DONE, at, length), data])
+    })
   }
 
-  async #readSparse(request: Request): Promise<void> {
+  /** Sends data and holes as they are; `first` is what the range begins with. */
+  async #readSparse(request: Request, first: Now<Extent>): Promise<void> {
     const { device } = this.#session.item
     const end = request.at + request.length
-    for (let at = request.at; at < end; ) {
-      const answer = contents(device, at, end - at)
+    for (let at = request.at, answer = first; at < end; ) {
       const extent = answer instanceof Promise ? await answer : answer
       const flags = at + extent.length === end ? wire.REPLY_FLAG_DONE : 0
       if (extent.kind === 'data') {
-        const data = buffers.take(extent.length)
+        const data = this.#buffers.take(extent.length)
         const read = device.read(at, bytesVec(data))
         if (read instanceof Promise) await read
         const room = this.#writeData([dataHead(request.cookie, flags, at, data.length), data])
@@ -235,6 +239,7 @@ class Transmission {
       } else
         await this.#write([chunk(request, flags, wire.REPLY_OFFSET_HOLE, 12), wire.pack([8, at], [4, extent.length])])
       at += extent.length
+      if (at < end) answer = contents(device, at, end - at)
     }
   }
 
@@ -290,7 +295,7 @@ class Transmission {
     const data = pieces.at(-1)!
     this.#unsent += data.length
     return this.#session.stream.write(pieces, () => {
-      buffers.give(data)
+      this.#buffers.give(data)
       this.#unsent -= data.length
       this.#wake?.()
     })
