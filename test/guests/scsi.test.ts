@@ -1,20 +1,76 @@
 /** An unmodified Linux with its sym53c8xx driver, and SeaBIOS with its own, on the 53C895A; sg3-utils ask the target. */
+import { spawnSync } from 'node:child_process'
+import { mkdirSync } from 'node:fs'
+import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { buildDebianGuest } from '../../guests/debian/index.ts'
 import { bootGuest, type Guest, openGuestDisk } from '../../guests/harness.ts'
 import { asDevice } from '../../src/block/device.ts'
 import { Disk } from '../../src/block/disk.ts'
+import type { IoVec } from '../../src/block/iovec.ts'
+import type { Now } from '../../src/block/now.ts'
+import { createImage, openDisk } from '../../src/block/open.ts'
 import { Memory } from '../../src/block/protocols/memory.ts'
 import { Faulty } from '../conformance/faulty.ts'
+import { temporaryFolder } from '../tools.ts'
+import { iso } from './iso.ts'
 
 const DISK = 64 << 20
 
+/** A medium that takes its time, and loses the answer of a read now and then. */
+class Forgetful extends Faulty {
+  /** Reads that will not be answered any more. */
+  losing = 0
+  lost = 0
+  readonly #late: (() => void)[] = []
+  /** Milliseconds for each request. */
+  delay = 0
+
+  /** Answers the lost reads after all, so that the disk can be closed. */
+  remember(): void {
+    for (const answer of this.#late.splice(0)) answer()
+  }
+
+  override read(at: number, into: IoVec): Now<void> {
+    if (this.losing > 0) {
+      this.losing--
+      this.lost++
+      return new Promise((resolve) => this.#late.push(resolve))
+    }
+    if (this.delay === 0) return super.read(at, into)
+    return new Promise<void>((resolve) => setTimeout(resolve, this.delay)).then(() => super.read(at, into))
+  }
+
+  override write(...request: Parameters<Faulty['write']>): Now<void> {
+    if (this.delay === 0) return super.write(...request)
+    return new Promise<void>((resolve) => setTimeout(resolve, this.delay)).then(() => super.write(...request))
+  }
+}
+
+const folder = temporaryFolder()
+const discOf = (volume: string, text: string) =>
+  new Disk(asDevice(Memory.from(iso(volume, { 'NAME.TXT': new TextEncoder().encode(text) }), { readOnly: true })))
+
 let guest: Guest
 const memory = new Memory(DISK)
-const faulty = new Faulty(asDevice(memory))
+const faulty = new Forgetful(asDevice(memory))
 const disk = new Disk(asDevice(faulty), { serial: 'SCSI-TEST-1' })
 const small = new Memory(16 << 20)
 const second = new Disk(asDevice(small))
+/** A file system of 8 MiB, where this user may mount one, and a sparse image of 64 MiB on it. */
+const tiny = folder.file('tiny')
+let mounted = false
+
+/** Where the drives are among those of the machine. */
+const DISC = 6
+
+async function thinImage(): Promise<Disk> {
+  mkdirSync(tiny)
+  mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=12M', 'tmpfs', tiny]).status === 0
+  const name = path.join(tiny, 'thin.qcow2')
+  await createImage(name, 'qcow2', DISK)
+  return openDisk(name, { format: 'qcow2', discard: 'unmap', werror: 'report', serial: 'THIN' })
+}
 
 beforeAll(async () => {
   const debian = await buildDebianGuest()
@@ -24,7 +80,7 @@ beforeAll(async () => {
       { if: 'scsi', disk: await openGuestDisk(debian), bootindex: 1 },
       {
         if: 'scsi',
-        index: 3,
+        scsiId: 3,
         disk,
         vendor: 'ACME',
         product: 'ROCKET',
@@ -32,16 +88,28 @@ beforeAll(async () => {
         wwn: 0x5000c50012345678n,
         rotationRate: 1,
       },
-      { if: 'scsi', index: 9, disk: second },
+      { if: 'scsi', scsiId: 9, disk: second },
+      { if: 'scsi', scsiId: 9, lun: 3, disk: new Disk(asDevice(new Memory(4 << 20))), removable: true },
+      { if: 'scsi', scsiId: 4, disk: await thinImage() },
+      { if: 'scsi', chip: 'lsi53c810', disk: new Disk(asDevice(new Memory(8 << 20))) },
+      { if: 'scsi', scsiId: 5, media: 'cdrom', disk: discOf('FIRST', 'the first disc') },
     ],
   })
   await guest.ready()
-  await guest.must(`for d in /sys/block/sd*; do
-    case $(readlink $d/device) in *0:0:3:0) ln -sf /dev/\${d##*/} /dev/three;; *0:0:9:0) ln -sf /dev/\${d##*/} /dev/nine;; esac
-  done; ls -l /dev/three /dev/nine`)
+  await guest.must(`for d in /sys/block/sd* /sys/block/sr*; do
+    case $(readlink $d/device) in
+      *0:0:3:0) n=three;; *0:0:9:0) n=nine;; *0:0:9:3) n=lun;; *0:0:4:0) n=thin;; *0:0:5:0) n=disc;; *) continue;;
+    esac
+    ln -sf /dev/\${d##*/} /dev/$n
+  done; ls -l /dev/three /dev/nine /dev/lun /dev/thin /dev/disc`)
 })
 
-afterAll(() => guest?.close())
+afterAll(async () => {
+  faulty.remember()
+  await guest?.close()
+  if (mounted) spawnSync('umount', [tiny])
+  folder.remove()
+})
 
 describe('Linux', () => {
   test('the root file system is on SCSI disk 0, which SeaBIOS booted from', async () => {
@@ -72,6 +140,8 @@ describe('Linux', () => {
     expect(await guest.must('sg_modes -a /dev/three')).toMatch(/Caching/)
     expect(await guest.must('sg_logs -a /dev/three')).toMatch(/Supported log pages/)
     expect(await guest.must('sg_opcodes /dev/three')).toMatch(/Unmap[\s\S]*Compare and write/i)
+    expect(await guest.must('sg_opcodes --opcode=0x42 --mask /dev/three')).toMatch(/usage/i)
+    expect(await guest.must('sg_opcodes --tmf /dev/three')).toMatch(/Logical unit reset/i)
     expect(await guest.must('sg_readcap --16 /dev/three')).toMatch(/lbpme=1, lbprz=1[\s\S]*131072/)
     expect(await guest.must('sg_luns /dev/three')).toMatch(/0000000000000000/)
     await guest.must('sg_requests /dev/three')
@@ -80,7 +150,7 @@ describe('Linux', () => {
   test('sg_unmap and sg_get_lba_status: a range is given up and says so', async () => {
     await guest.must('dd if=/dev/urandom of=/dev/three bs=64k count=4 oflag=direct conv=fsync')
     expect(await guest.must('sg_get_lba_status --lba=0 /dev/three')).toMatch(/mapped/)
-    await guest.must('sg_unmap --lba=0 --num=128 /dev/three')
+    await guest.must('sg_unmap --force --lba=0 --num=128 /dev/three')
     expect(await guest.must('sg_get_lba_status --lba=0 /dev/three')).toMatch(/deallocated/)
     await guest.must('cmp -n 65536 /dev/three /dev/zero')
   })
@@ -121,22 +191,97 @@ describe('Linux', () => {
     await guest.must('cmp -n 4194304 /dev/nine /dev/zero')
   })
 
-  test('fio verifies what it wrote at queue depth 32, with a disk that answers later', async () => {
-    faulty.later()
+  test('fio verifies what it wrote at queue depth 32, with a disk that answers later, is reset, saved and restored', async () => {
+    faulty.delay = 1
     const job =
       '--name=v --filename=/dev/three --size=8M --rw=randwrite --bsrange=4k-64k --ioengine=libaio --iodepth=32 --direct=1'
-    expect(
-      await guest.must(`fio ${job} --verify=crc32c --do_verify=1 --minimal | cut -d';' -f5`, { timeout: 240_000 }),
-    ).toBe('0')
+    const fio = guest.run(
+      `(sleep 0.3; sg_reset -b -N /dev/three > /dev/null 2>&1) & fio ${job} --verify=crc32c --do_verify=1 --minimal | cut -d';' -f5; wait`,
+      { timeout: 240_000 },
+    )
+    const before = faulty.counts.write
+    await expect.poll(() => faulty.counts.write - before, { interval: 1, timeout: 120_000 }).toBeGreaterThan(50)
+    const state = await guest.emulator.save_state()
+    const saved = faulty.counts.write
+    expect((await fio).output.trim()).toBe('0')
+    expect(faulty.counts.write).toBeGreaterThan(saved + 20)
+    const all = faulty.counts.write
+    await guest.emulator.restore_state(state)
+    expect(await guest.waitFor(/\d+\n\n>=\d+= 0\n/, { timeout: 120_000 })).toMatch(/^0\n/)
+    expect(faulty.counts.write).toBeGreaterThan(all + 20)
+    faulty.delay = 0
+  })
+
+  test('a command whose answer is lost is aborted, and sent again', async () => {
+    const name = await guest.must('basename $(readlink /dev/three)')
+    await guest.must(`echo 2 > /sys/block/${name}/device/timeout; dmesg -C`)
+    faulty.losing = 1
+    await guest.must('dd if=/dev/three of=/dev/null bs=4k count=1 skip=999 iflag=direct')
+    expect([faulty.losing, faulty.lost]).toEqual([0, 1])
+    expect(await guest.must('dmesg')).toMatch(/ABORT operation complete/)
+    faulty.losing = 3
+    await guest.must('for i in 1 2 3; do dd if=/dev/three of=/dev/null bs=4k count=1 skip=$i iflag=direct & done; wait')
+    await guest.must('dd if=/dev/three of=/dev/null bs=64k count=10 iflag=direct')
+    expect(faulty.lost).toBe(4)
+    await guest.must(`echo 30 > /sys/block/${name}/device/timeout`)
   })
 
   test('an error of the host is a medium error in the guest, and a reset of device and bus goes well', async () => {
     faulty.fail('read', 'EIO', 50)
     expect((await guest.run('dd if=/dev/three of=/dev/null bs=4k count=1 iflag=direct')).status).not.toBe(0)
     faulty.fail('read', 'EIO', 0)
-    await guest.must('sg_reset -d /dev/three')
-    await guest.must('sg_reset -b /dev/three')
+    await guest.must('sg_reset -d -N /dev/three')
+    await guest.must('sg_reset -b -N /dev/three')
     await guest.must('dd if=/dev/three of=/dev/null bs=4k count=10 iflag=direct')
+  })
+
+  test('a second LUN of the target is another disk, and says that it is removable', async () => {
+    const name = await guest.must('basename $(readlink /dev/lun)')
+    expect(await guest.must(`cat /sys/block/${name}/removable /sys/block/${name}/size`)).toBe(`1\n${(4 << 20) / 512}`)
+    expect(await guest.must('sg_luns /dev/nine')).toMatch(/0000000000000000[\s\S]*0003000000000000/)
+    await guest.must('dd if=/dev/urandom of=/dev/lun bs=64k count=4 oflag=direct')
+  })
+
+  test('a disk on a 53C810, which has no SCRIPTS RAM and a narrow bus', async () => {
+    // Linux numbers the host adapters as it likes
+    await guest.must(`for d in /sys/block/sd*; do [ $(cat $d/size) != 16384 ] || ln -sf /dev/\${d##*/} /dev/old; done`)
+    const address = await guest.must('basename $(readlink /sys/block/$(basename $(readlink /dev/old))/device)')
+    expect(address).toMatch(/^[1-9]:0:0:0$/)
+    expect(await guest.must(`cat /sys/class/spi_transport/target${address.slice(0, 5)}/max_width`)).toBe('0')
+    await guest.must('mkfs.ext4 -q -F /dev/old && mount /dev/old /mnt && cp /bin/bash /mnt/ && sync && umount /mnt')
+    await guest.must('mount -o ro /dev/old /mnt && cmp /bin/bash /mnt/bash; status=$?; umount /mnt; [ $status = 0 ]')
+  })
+
+  test('a CD-ROM is mounted, and the disc changed by the user and ejected by the guest', async () => {
+    expect(await guest.must('mount -o ro /dev/disc /mnt && cat /mnt/name.txt && umount /mnt')).toBe('the first disc')
+    await guest.drives.eject(DISC)
+    expect((await guest.run('dd if=/dev/disc of=/dev/null bs=2k count=1')).status).not.toBe(0)
+    guest.drives.insert(DISC, discOf('SECOND', 'the second disc'))
+    expect(await guest.must('mount -o ro /dev/disc /mnt && cat /mnt/name.txt && umount /mnt')).toBe('the second disc')
+    await guest.must('eject /dev/disc')
+    expect((await guest.run('sg_turs /dev/disc')).status).not.toBe(0)
+    await guest.must('eject -t /dev/disc && mount -o ro /dev/disc /mnt && umount /mnt')
+  })
+
+  test('the guest is told when the image has grown to a threshold, and of a host that is full', async ({ skip }) => {
+    if (!mounted) skip('this user may not mount a file system to fill')
+    await guest.must('dmesg -C; dd if=/dev/urandom of=/dev/thin bs=1M count=1 oflag=direct')
+    expect(await guest.must('sg_logs -p 0xc /dev/thin')).toMatch(/Used LBA mapping threshold resource count:/)
+    // LBPERE, then the first threshold: 5 MiB used
+    const zeroes = (count: number) => new Array<string>(count).fill('0').join(',')
+    await guest.must(`sg_wr_mode -p 1 -c 1,a,0,0,0,0,0,80,0,0,0,0 -m 0,0,0,0,0,0,0,80,0,0,0,0 /dev/thin`)
+    await guest.must(
+      `sg_wr_mode -p 1c,2 -c 5c,2,0,2c,${zeroes(12)},81,2,0,0,0,0,0,5,${zeroes(24)} ` +
+        `-m ${zeroes(16)},ff,ff,0,0,ff,ff,ff,ff,${zeroes(24)} /dev/thin`,
+    )
+    expect(await guest.must('dmesg')).not.toMatch(/soft threshold/)
+    await guest.must('dd if=/dev/urandom of=/dev/thin bs=64k seek=16 count=96 oflag=direct')
+    expect((await guest.must('dmesg')).match(/reached a thin provisioning soft threshold/g)).toHaveLength(1)
+    const full = await guest.run('dd if=/dev/urandom of=/dev/thin bs=64k seek=160 count=200 oflag=direct')
+    expect([full.status, full.output]).toEqual([1, expect.stringContaining('No space left on device')])
+    expect(await guest.must('dmesg')).toMatch(/Space allocation failed write protect|critical space allocation error/)
+    await guest.must('blkdiscard -o $((1 << 20)) -l $((8 << 20)) /dev/thin')
+    await guest.must('dd if=/dev/urandom of=/dev/thin bs=64k seek=160 count=8 oflag=direct')
   })
 
   test('sg_sanitize overwrites all of it', async () => {

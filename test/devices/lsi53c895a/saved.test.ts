@@ -2,6 +2,7 @@
 import { expect, test } from 'vitest'
 import * as reg from '../../../src/devices/lsi53c895a/registers.ts'
 import { fieldsOf } from '../../../src/devices/scsi/saved.ts'
+import { seeded } from '../../random.ts'
 import { microtasks } from '../machine.ts'
 import {
   BUFFER,
@@ -215,6 +216,37 @@ test('the units: mode pages, reservations and attentions are those of the saved 
   expect(other.bytes(SCRATCH + 0x20, 1)).toEqual([0])
   expect(other.bytes(BUFFER + 4, 3)).toEqual([0x88, 0x12, 0x00])
 })
+
+test('whatever a program is in the middle of, a chip that takes up its state goes on and can be saved again', () =>
+  seeded(async ({ below }) => {
+    for (let round = 0; round < 40; round++) {
+      const chip = ready(machine())
+      if (round % 2 === 0) chip.faulty.later()
+      else chip.faulty.hold()
+      const parts = [
+        ...slowRead(chip, 1, 16),
+        ...slowRead(chip, 2, 32),
+        ...io(chip, WRITE(4, 700), { data: [s.move(1000, LARGE, s.DATA_OUT), s.move(357400, LARGE, s.DATA_OUT)] }),
+        ...takeReselection(TABLE, BUFFER),
+      ]
+      chip.run(...Array.from({ length: 60 }, () => parts[below(parts.length)]!))
+      for (let turns = below(6); turns > 0; turns--) {
+        await microtasks()
+        chip.bus.clock.turn()
+      }
+      const other = again(chip)
+      const first = other.device.save()
+      for (let turns = 0; turns < 6; turns++) {
+        await microtasks()
+        other.bus.clock.turn()
+        other.r16(reg.SIST0)
+        other.r8(reg.DSTAT)
+        other.w32(reg.DSP, PROGRAM + 8 * below(60))
+      }
+      expect(fieldsOf(first).registers).toEqual(fieldsOf(chip.device.save()).registers)
+      await other.device.reset()
+    }
+  }))
 
 test('drain: nothing to wait for at rest; with commands under way until the host has answered', async () => {
   const chip = ready(machine())
