@@ -119,6 +119,9 @@ export class ScriptsProcessor {
   start(): void {
     this.#running = true
     this.#wait = 'nothing'
+    // A block move that the program before was in the middle of is the target's alone
+    this.#move = undefined
+    this.#generation++
     this.#idle = 0
     this.#registers.setUint8(reg.ISTAT1, this.#registers.getUint8(reg.ISTAT1) | reg.ISTAT1_SRUN)
   }
@@ -300,7 +303,10 @@ export class ScriptsProcessor {
     this.#wait = 'data'
     this.#move = move
     void moved.then((length) => {
-      if (generation !== this.#generation) return
+      if (generation !== this.#generation) {
+        this.#host.resume()
+        return
+      }
       this.#wait = 'nothing'
       this.#move = undefined
       this.#moved(move.phase, move.opcode, move.count, move.high, move.low, move.done + length)

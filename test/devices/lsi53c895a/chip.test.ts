@@ -5,6 +5,7 @@ import { microtasks } from '../machine.ts'
 import {
   BUFFER,
   io,
+  LARGE,
   machine,
   PROGRAM,
   READ,
@@ -751,6 +752,23 @@ describe('bad programs', () => {
       expect(chip.r32(reg.DSPS)).toBe(0x77)
       expect(chip.bytes(SCRATCH + 0x20, 1)).toEqual([2])
     }
+  })
+
+  test('a program that is started while a block move of another waits for the host goes on by itself', async () => {
+    const chip = ready(machine())
+    chip.faulty.hold()
+    chip.run(...io(chip, READ(4, 1024), { data: [s.move(1024 * 512, LARGE, s.DATA_IN)] }))
+    await microtasks()
+    chip.faulty.release()
+    chip.faulty.hold()
+    await microtasks()
+    expect(chip.faulty.held).toBe(1)
+    chip.run(s.int(0x31, { phase: s.STATUS, when: true }), s.int(0x32))
+    expect(chip.r8(reg.ISTAT1)).toBe(reg.ISTAT1_SRUN)
+    chip.faulty.release()
+    await chip.stopped()
+    expect(chip.r32(reg.DSPS)).toBe(0x31)
+    expect(chip.r16(reg.SIST0)).toBe(0)
   })
 
   test('random words are run without an exception, and the chip can be reset after them', async () => {
