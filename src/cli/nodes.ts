@@ -6,7 +6,9 @@ import { BlockError, errnoOf } from '../block/error.ts'
 import { Blkdebug, type BlkdebugOptions, parseBlkdebug } from '../block/filters/blkdebug.ts'
 import { Blklogwrites } from '../block/filters/blklogwrites.ts'
 import { Blkverify } from '../block/filters/blkverify.ts'
+import { withModes } from '../block/filters/cachemode.ts'
 import { CopyOnRead } from '../block/filters/copy-on-read.ts'
+import { DetectZeroes } from '../block/filters/detect-zeroes.ts'
 import { THROTTLE_OPTIONS, Throttle, type ThrottleOptions } from '../block/filters/throttle.ts'
 import { refuseUnknown } from '../block/format.ts'
 import { formats } from '../block/formats/index.ts'
@@ -43,6 +45,38 @@ export async function openNode(name: string, defaults: NodeDefaults, imageOption
 
 /** Opens an option tree: a protocol, a filter or a format by its `driver`, or what `filename` names. */
 export async function openTree(tree: OptionTree, defaults: NodeDefaults): Promise<BlockDevice> {
+  const device = await openDriver(tree, defaults)
+  try {
+    return withNodeModes(device, tree)
+  } catch (error) {
+    await device.close()
+    throw error
+  }
+}
+
+/** The device behind what its node's `detect-zeroes` and `discard` ask for. */
+export function withNodeModes(device: BlockDevice, tree: OptionTree): BlockDevice {
+  const zeroes = choice(tree, 'detect-zeroes', ['off', 'on', 'unmap'], (value) => `invalid parameter value: ${value}`)
+  const discard = choice(tree, 'discard', ['ignore', 'unmap', 'off', 'on'], () => 'Invalid discard option')
+  const unmap = discard === undefined || discard === 'unmap' || discard === 'on'
+  const kept = withModes(device, undefined, unmap ? 'unmap' : 'ignore')
+  if (zeroes === undefined || zeroes === 'off' || device.readOnly) return kept
+  return asDevice(new DetectZeroes(kept, zeroes === 'unmap'))
+}
+
+function choice(
+  tree: OptionTree,
+  key: string,
+  values: readonly string[],
+  wrong: (value: unknown) => string,
+): string | undefined {
+  const value = tree[key]
+  if (value === undefined) return undefined
+  if (typeof value === 'string' && values.includes(value)) return value
+  throw new BlockError('EINVAL', wrong(value))
+}
+
+async function openDriver(tree: OptionTree, defaults: NodeDefaults): Promise<BlockDevice> {
   const { driver, ...options } = tree
   const common = takeCommon(options, defaults)
   if (driver === undefined && typeof options.filename === 'string' && options.file === undefined) {

@@ -395,6 +395,17 @@ immediately = "on"
     await compare([...commands, '--image-opts', node], { files: { log: '' } })
   })
 
+  test.each([
+    ['driver=qcow2,detect-zeroes=on,file.filename=qcow2', ['write -P 1 0 64k', 'write -P 0 0 64k', 'read -P 0 0 64k']],
+    ['driver=raw,discard=ignore,file.filename=raw', ['write -P 1 0 64k', 'discard 0 64k', 'read -P 1 0 64k']],
+    ['driver=raw,discard=unmap,file.filename=raw', ['write -P 1 0 64k', 'discard 0 64k', 'read -P 0 0 64k']],
+    ['driver=raw,file.driver=file,file.filename=raw,read-only=on', ['write -P 1 0 64k', 'read -P 0 0 64k']],
+    ['driver=raw,file.filename=raw,detect-zeroes=maybe', ['length']],
+    ['driver=raw,file.filename=raw,discard=maybe', ['length']],
+  ])('modes of a node: %s', async (node, commands) => {
+    await compare([...each(...commands), '--image-opts', node])
+  })
+
   test('throttle takes its limits from a group', async () => {
     const group = 'throttle-group,id=tg,limits.iops-total=1000'
     const node = 'driver=throttle,throttle-group=tg,file.driver=file,file.filename=raw'

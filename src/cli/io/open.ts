@@ -4,7 +4,9 @@ import { asDevice, type BlockDevice } from '../../block/device.ts'
 import { BlockError } from '../../block/error.ts'
 import { CopyOnRead } from '../../block/filters/copy-on-read.ts'
 import { Overlay } from '../../block/filters/overlay.ts'
+import { formats } from '../../block/formats/index.ts'
 import { type Flags, type Opened, openPlace, placeOf, warnOfRaw } from '../img/open.ts'
+import { withNodeModes } from '../nodes.ts'
 import { parseObjects } from '../objects.ts'
 import type { Session } from './session.ts'
 
@@ -58,7 +60,8 @@ export async function openForIo(session: Session, name: string | undefined, flag
   if (guessed && opened.format === 'raw' && !readOnly && name?.startsWith('json:') === false)
     warnOfRaw(session.console, name)
   try {
-    let { device } = opened
+    let device = frontOf(opened, place)
+    if (device.readOnly && !readOnly) throw new BlockError('EROFS', 'Block node is read-only')
     if (flags.snapshot) device = asDevice(new Overlay(device, asDevice(await host.temporaryFile())))
     if (flags.copyOnRead) {
       if (device.readOnly) throw new BlockError('EINVAL', "Can't use copy-on-read on read-only device")
@@ -76,6 +79,14 @@ export async function openForIo(session: Session, name: string | undefined, flag
     await opened.close()
     throw error
   }
+}
+
+/** The image behind the modes of its own node; those of nodes below are there already. */
+export function frontOf({ device }: Opened, place: ReturnType<typeof placeOf>): BlockDevice {
+  if (typeof place === 'string') return device
+  const { driver } = place
+  const isFormat = driver === undefined || formats.some((format) => format.name === driver)
+  return isFormat ? withNodeModes(device, place) : device
 }
 
 /** What the name and the options stand for: as in `-o driver=qcow2,lazy-refcounts=on FILE`, both together. */

@@ -15,6 +15,7 @@ import type { NbdExport } from '../../block/protocols/nbd/server.ts'
 import { type Parsed, UsageError } from '../getopt.ts'
 import type { Console } from '../img/console.ts'
 import { type Opened, openPlace, placeOf, warnOfRaw } from '../img/open.ts'
+import { frontOf } from '../io/open.ts'
 import { parseKeyValues } from '../node-options.ts'
 import type { Objects } from '../objects.ts'
 
@@ -76,9 +77,10 @@ export async function openServed(
   const modes = modesOf(args)
   const snapshot = args.last('load-snapshot')
   const readOnly = args.has('read-only') || args.has('snapshot') || snapshot !== undefined
-  const opened = await open(args, objects, console, file, modes, readOnly)
+  const place = placeOf(file, args.has('image-opts'))
+  const opened = await open(args, objects, console, file, place, modes, readOnly)
   try {
-    let device = snapshot === undefined ? opened.device : await snapshotOf(opened, snapshot)
+    let device = snapshot === undefined ? frontOf(opened, place) : await snapshotOf(opened, snapshot)
     const image = opened.image
     const contexts: MetaContext[] = args.has('allocation-depth') ? [allocationDepth(device)] : []
     for (const bitmap of args.all('bitmap')) contexts.push(await bitmapOf(image, bitmap))
@@ -118,13 +120,12 @@ async function open(
   objects: Objects,
   console: Console,
   file: string,
+  place: ReturnType<typeof placeOf>,
   modes: Modes,
   readOnly: boolean,
 ): Promise<Opened> {
   const format = args.last('format')
-  const imageOptions = args.has('image-opts')
   try {
-    const place = placeOf(file, imageOptions)
     const opened = await openPlace(
       place,
       file,
