@@ -38,10 +38,13 @@ export function removeBuiltinIde(cpu: V86Cpu): () => void {
   }
   const device = pci.devices[BUILTIN_BDF]
   const space = pci.device_spaces[BUILTIN_BDF]
+  const own = [ide, member(ide, 'primary'), member(ide, 'secondary')]
   const entries: [port: number, entry: PortEntry][] = []
   for (const [first, count] of BUILTIN_PORTS) {
     for (let port = first; port < first + count; port++) {
-      entries.push([port, io.ports[port]!])
+      const entry = io.ports[port]!
+      if (entry.device === undefined || !own.includes(entry.device)) continue
+      entries.push([port, entry])
       io.ports[port] = io.create_empty_entry()
     }
   }

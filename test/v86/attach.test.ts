@@ -114,6 +114,20 @@ describe('IDE drives', () => {
     expect(guest.cpu.devices.ide).toBe(before)
   })
 
+  test('are refused where another device has a port of theirs, which it keeps', async () => {
+    for (const port of [0x1f0, 0x3f6, 0x172]) {
+      const guest = await machine()
+      const taken = { ...guest.cpu.io.create_empty_entry(), read8: () => 7, device: { name: 'other' } }
+      guest.cpu.io.ports[port] = taken
+      await expect(attachDrives(guest.emulator, [{ if: 'ide', disk: disk('a') }])).rejects.toThrow(
+        `Cannot attach piix3-ide: I/O port ${port.toString(16)}h is taken; remove the device that answers there`,
+      )
+      expect(guest.cpu.io.ports[port]).toBe(taken)
+      expect(guest.cpu.devices.pci.devices[BUILTIN]).toBeDefined()
+      expect(guest.cpu.io.ports[0x170]!.device).toBeDefined()
+    }
+  })
+
   test('do not push out disks that v86 was given', async () => {
     const guest = await machine(new Program(), { v86: { hda: { buffer: new ArrayBuffer(1 << 20) } } })
     await expect(attachDrives(guest.emulator, [{ if: 'ide', disk: disk('a') }])).rejects.toThrow(
