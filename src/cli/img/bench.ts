@@ -32,10 +32,13 @@ const OPTIONS: readonly Option[] = [
 const USAGE = `usage: block86 img bench [-c COUNT] [-d DEPTH] [-f FMT] [--flush-interval=INTERVAL] [-i AIO] [-n] [--no-drain]
          [-o OFFSET] [--pattern=PATTERN] [-q] [-s BUFFER_SIZE] [-S STEP_SIZE] [-t CACHE] [-w] [-U] [--warm-up=COUNT] [--image-opts] FILENAME
 
---warm-up, which qemu-img lacks, sends so many requests before those that are measured: until the compiler has seen them
+--warm-up, which qemu-img lacks, sends so many requests of up to 4 KiB before those that are measured: until the compiler has seen them
 often enough, they are slower than any later ones of a machine that has been running for a second. What the measured
 ones took of the CPU is then told too.
 `
+
+/** Longest request before the measured ones: it is their number that the compiler counts. */
+const WARM_LENGTH = 4096
 
 /** What is measured; lengths and offsets in bytes. */
 export interface Bench {
@@ -202,7 +205,7 @@ export async function bench(argv: readonly string[], console: Console): Promise<
     if (what.flushInterval > 0) {
       print(`Sending flush every ${what.flushInterval} requests\n`)
     }
-    if (warmUp > 0) await measure(device, { ...what, count: warmUp })
+    if (warmUp > 0) await measure(device, { ...what, count: warmUp, length: Math.min(length, WARM_LENGTH) })
     const before = process.cpuUsage()
     const seconds = await measure(device, what)
     const { user, system } = process.cpuUsage(before)

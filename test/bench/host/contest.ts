@@ -3,7 +3,7 @@ import { execFileSync, spawnSync } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
 import { buildSync } from 'esbuild'
-import { libc, RWF_NOWAIT } from '../../../src/block/protocols/node/libc.ts'
+import { libc } from '../../../src/block/protocols/node/libc.ts'
 import { ring } from '../../../src/block/protocols/node/ring.ts'
 
 export type Format = 'raw' | 'qcow2' | 'qed'
@@ -107,35 +107,36 @@ export class Contest {
 
   /**
    * Plays one cell. A short run of each `aio` shows by which QEMU is best, and how many requests make a run of the wanted length;
-   * then both programs in turn: QEMU, block86, QEMU, block86, ... Before block86's clock starts it has done the short run's requests
-   * once: a disk of an emulator that has been running for a second is measured, not the compiler.
+   * then both programs in turn: QEMU, block86, QEMU, block86, ... Before block86's clock starts it has done some thousand small
+   * requests: a disk of an emulator that has been running for a second is measured, not the compiler.
    */
   play(cell: Cell, { rounds, seconds }: Effort): Result {
     const stride = cell.random ? Math.floor((DISK * 0.381966) / cell.size) * cell.size + cell.size : cell.size
     const image = this.image(cell.format)
     const args = ['-d', String(cell.depth), '-f', cell.format, '-s', String(cell.size), '-S', String(stride)]
     args.push('-t', cell.cache, ...(cell.write ? ['-w', '--pattern=90'] : []), image)
-    const few = Math.max(1000, Math.min(cell.cache === 'none' ? 5000 : 10_000, Math.floor((256 << 20) / cell.size)))
+    const warm = cell.cache === 'none' ? 6000 : 10_000
+    const few = Math.max(512, Math.min(warm >> 1, Math.floor((128 << 20) / cell.size)))
     const timed = (way: string, requests: number) => {
       if (cell.write) execFileSync('sync', [image])
       return way === 'block86'
-        ? this.#timed(process.execPath, [this.#tool, `--warm-up=${few}`, '-c', String(requests), ...args])
+        ? this.#timed(process.execPath, [this.#tool, `--warm-up=${warm}`, '-c', String(requests), ...args])
         : this.#timed('qemu-img', ['bench', '-i', way, '-c', String(requests), ...args])
     }
     if (cell.cache === 'writeback') fs.readFileSync(image)
     const trials = (cell.cache === 'none' ? ['threads', 'native', 'io_uring'] : ['threads', 'io_uring']).map((way) => ({
       way,
-      ...timed(way, few >> 1),
+      ...timed(way, few),
     }))
     const best = trials.reduce((a, b) => (b.seconds < a.seconds ? b : a))
-    const count = Math.max(few, Math.round(((few >> 1) / best.seconds) * seconds))
+    const count = Math.max(2 * few, Math.round((few / best.seconds) * seconds))
     const qemu: Runs = { rates: [], cpus: [] }
     const block86: Runs = { rates: [], cpus: [] }
     for (let round = 0; round < rounds; round++) {
       const theirs = timed(best.way, count)
       qemu.rates.push(count / theirs.seconds)
       // What starting costs is in the trial too, and leaves with the difference.
-      qemu.cpus.push((Math.max(theirs.cpu - best.cpu, 0) / (count - (few >> 1))) * 1e6)
+      qemu.cpus.push((Math.max(theirs.cpu - best.cpu, 0) / (count - few)) * 1e6)
       const ours = timed('block86', count)
       block86.rates.push(count / ours.seconds)
       block86.cpus.push((ours.cpu / count) * 1e6)
@@ -228,6 +229,7 @@ function floors(contest: Contest, results: readonly Result[]): void {
   )
   if (calls === undefined || alone.length === 0) return
   console.log('depth 1 reads from the page cache, us a request: preadv2 alone (called from here), block86, QEMU')
+  fs.readFileSync(contest.image('raw'))
   const fd = fs.openSync(contest.image('raw'), 'r')
   for (const { cell, qemu, block86 } of alone) {
     const bytes = new Uint8Array(cell.size)
@@ -237,7 +239,7 @@ function floors(contest: Contest, results: readonly Result[]): void {
     let start = 0
     for (let i = -1000; i < count; i++) {
       if (i === 0) start = performance.now()
-      calls.preadv2(fd, iov, 1, ((i + 1000) * cell.size) % DISK, RWF_NOWAIT)
+      calls.preadv2(fd, iov, 1, ((i + 1000) * cell.size) % DISK, 0)
     }
     const floor = ((performance.now() - start) / count) * 1000
     const columns = [floor, 1e6 / block86.rate, 1e6 / qemu.rate].map((value) => value.toFixed(2).padStart(8)).join('')

@@ -9,12 +9,10 @@ import { raw } from '../../../src/block/formats/raw.ts'
 import { closedGate } from '../../../src/block/gate.ts'
 import { bytesVec, type Grant, type IoVec, sliceBounds, VecBase } from '../../../src/block/iovec.ts'
 import type { Engine } from '../../../src/block/protocols/node/engine.ts'
-import { FileDriver, type FileParts } from '../../../src/block/protocols/node/file.ts'
+import { FileDriver } from '../../../src/block/protocols/node/file.ts'
 import { host } from '../../../src/block/protocols/node/index.ts'
 import { libc, libcReason } from '../../../src/block/protocols/node/libc.ts'
 import { ring, ringReason } from '../../../src/block/protocols/node/ring.ts'
-import { Addresses } from '../../../src/block/protocols/node/vector.ts'
-import { kick } from '../../../src/block/turn.ts'
 import { outcome, same } from '../../conformance/driver.ts'
 import { temporaryFolder } from '../../tools.ts'
 
@@ -73,7 +71,7 @@ afterEach(() => {
 })
 afterAll(() => folder.remove())
 
-function make(durableWrites = false, parts: Partial<FileParts> = {}) {
+function make(durableWrites = false) {
   const engine = new Held(durableWrites)
   const driver = new FileDriver({
     path: 'image',
@@ -84,7 +82,6 @@ function make(durableWrites = false, parts: Partial<FileParts> = {}) {
     align: 1,
     tail: { engine: () => engine, close: async () => {} },
     libc: undefined,
-    ...parts,
   })
   return { engine, device: asDevice(driver) }
 }
@@ -240,49 +237,6 @@ test('closing waits for what is under way', async () => {
   engine.calls[0]!.end()
   await Promise.all([write, close])
   open = false
-})
-
-describe.skipIf(libc() === undefined)('large reads that the page cache holds', () => {
-  function cached(cores: number) {
-    fs.writeSync(fd, new Uint8Array(SIZE).fill(3))
-    const calls = libc()!
-    const parts = { libc: calls, immediate: { libc: calls, addresses: new Addresses(calls) }, cores }
-    return make(false, parts)
-  }
-  const large = () => bytesVec(new Uint8Array(128 << 10))
-
-  test('are done at once where they come alone', () => {
-    const { engine, device } = cached(2)
-    for (let i = 0; i < 5; i++) {
-      kick()
-      expect(device.read(0, large())).toBe(undefined)
-    }
-    expect(engine.calls).toEqual([])
-  })
-
-  test('are shared with other threads where a device has many, small ones not', () => {
-    const { engine, device } = cached(2)
-    kick()
-    expect(device.read(0, large())).toBe(undefined)
-    const later = [device.read(0, large()), device.read(131072, large())]
-    expect(later.every((read) => read instanceof Promise)).toBe(true)
-    expect(device.read(0, sector())).toBe(undefined)
-    expect(engine.kinds).toEqual(['read', 'read'])
-    kick()
-    expect(device.read(0, large())).toBe(undefined)
-    for (const call of engine.calls) call.end()
-  })
-
-  test('are not where there is one processor, or nobody says when a device has no more', () => {
-    const one = cached(1)
-    kick()
-    for (let i = 0; i < 5; i++) expect(one.device.read(0, large())).toBe(undefined)
-    const silent = cached(2)
-    kick()
-    for (let i = 0; i < 200; i++) silent.device.read(0, large())
-    expect(silent.device.read(0, large())).toBe(undefined)
-    for (const call of silent.engine.calls) call.end()
-  })
 })
 
 describe('guest memory', () => {

@@ -1,12 +1,10 @@
 /** An open file or host block device as a driver. */
 import fs from 'node:fs'
-import { availableParallelism } from 'node:os'
 import { promisify } from 'node:util'
 import type { BlockDriver, Extent, WriteOptions, ZeroOptions } from '../../device.ts'
 import { BlockError, errnoOf } from '../../error.ts'
 import type { IoVec } from '../../iovec.ts'
 import { after, type Now, rescue } from '../../now.ts'
-import { kicks } from '../../turn.ts'
 import type { Engine } from './engine.ts'
 import { EAGAIN, ENOSYS, EOPNOTSUPP, EPERM, nodeError } from './failure.ts'
 import { type Libc, RWF_NOWAIT } from './libc.ts'
@@ -21,10 +19,6 @@ const READ_MAX = 1 << 20
  * time, and the more the longer the call.
  */
 const READ_STEP = 128 << 10
-/** From this length on, bytes, a read is worth another thread's wake-up, */
-const SHARE_MIN = 128 << 10
-/** if it is not the first that a device has handed in since it last said that it had no more, and not one of so many. */
-const SHARE_MAX = 128
 /** Most that one call of the kernel copies between files, bytes, so that it ends when it is wanted. */
 const COPY_STEP = 16 << 20
 
@@ -57,8 +51,6 @@ export interface FileParts {
   /** Answers at once from and into the page cache; absent, every request goes to the engine. */
   readonly immediate?: { readonly libc: Libc; readonly addresses: Addresses } | undefined
   readonly libc: Libc | undefined
-  /** Processors of the host; default, as many as it says. */
-  readonly cores?: number
 }
 
 export class FileDriver implements BlockDriver {
@@ -70,10 +62,6 @@ export class FileDriver implements BlockDriver {
   readonly canDiscard: boolean
   readonly parts: FileParts
   readonly #iov = new Uint32Array(4 * IOV_MAX)
-  readonly #shares: boolean
-  /** Kicks seen so far, and reads since the last. */
-  #kicks = 0
-  #sinceKick = SHARE_MAX
   #size: number
   #readsNow: boolean
   #writesNow: boolean
@@ -96,7 +84,6 @@ export class FileDriver implements BlockDriver {
     this.#size = parts.medium.size
     this.canDiscard = parts.medium.space !== undefined
     this.discardGranularity = Math.max(parts.medium.space?.granularity ?? 1, parts.align)
-    this.#shares = (parts.cores ?? availableParallelism()) > 1
     this.#readsNow = parts.immediate !== undefined
     this.#writesNow = parts.immediate !== undefined
   }
@@ -106,10 +93,8 @@ export class FileDriver implements BlockDriver {
   }
 
   read(at: number, into: IoVec): Now<void> {
-    const length = into.byteLength
-    const first = this.#isFirst() || length < SHARE_MIN || !this.#shares
-    const done = this.#readsNow && first && length <= READ_MAX ? this.#readSteps(at, into) : 0
-    if (done === length) return
+    const done = this.#readsNow && into.byteLength <= READ_MAX ? this.#readSteps(at, into) : 0
+    if (done === into.byteLength) return
     return this.#track(this.#split(at + done, rest(into, done), (engine, start, part) => engine.read(start, part)))
   }
 
@@ -228,19 +213,6 @@ export class FileDriver implements BlockDriver {
     }
     await this.parts.tail.close()
     await closeLater(this.parts.fd)
-  }
-
-  /**
-   * Whether a read is to be done here even if it is large: of many that a device has at a time, this thread copies one, and
-   * others meanwhile the rest.
-   */
-  #isFirst(): boolean {
-    const now = kicks()
-    if (now !== this.#kicks) {
-      this.#kicks = now
-      this.#sinceKick = 0
-    }
-    return ++this.#sinceKick === 1 || this.#sinceKick > SHARE_MAX
   }
 
   #readSteps(at: number, into: IoVec): number {
