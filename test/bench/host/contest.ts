@@ -56,11 +56,14 @@ interface Runs {
 
 /** How much is done in a cell. */
 export interface Effort {
-  /** How often both programs take their turn. */
+  /** How often both programs take their turn; no more than twice where a second time says the same as the first. */
   readonly rounds: number
   /** How long QEMU takes for a run, seconds, about. */
   readonly seconds: number
 }
+
+/** Rates that say the same. */
+const AGREE = 1.15
 
 export const FULL: Effort = { rounds: 3, seconds: 0.3 }
 export const QUICK: Effort = { rounds: 1, seconds: 0.3 }
@@ -140,6 +143,7 @@ export class Contest {
       const ours = timed('block86', count)
       block86.rates.push(count / ours.seconds)
       block86.cpus.push((ours.cpu / count) * 1e6)
+      if (round > 0 && [qemu, block86].every(({ rates }) => Math.max(...rates) <= Math.min(...rates) * AGREE)) break
     }
     return { cell, qemu: score(qemu), aio: best.way, block86: score(block86) }
   }
@@ -177,7 +181,8 @@ function score(runs: Runs): Score {
 
 export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b)
-  return sorted[sorted.length >> 1] ?? Number.NaN
+  const middle = sorted.length >> 1
+  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
 }
 
 /** How many times as fast block86 is. */
