@@ -1,7 +1,7 @@
 /** A logical unit with a medium: what disks and CD-ROMs have in common, from the tray to the logs. */
 import type { Disk } from '../../block/disk.ts'
 import { BlockError, errnoOf } from '../../block/error.ts'
-import { after, all, type Now, rescue } from '../../block/now.ts'
+import { after, all, isLater, type Now, rescue } from '../../block/now.ts'
 import type { Saved } from '../machine.ts'
 import type { CommandSpec, CommandTable, Row } from './command.ts'
 import { type Identity, identity, type UnitOptions } from './identity.ts'
@@ -262,7 +262,11 @@ export abstract class MediumUnit extends LogicalUnit {
   // ---- LogicalUnit ----
 
   drain(): Now<void> {
-    return this.#medium?.drain()
+    const idle = this.#medium?.drain()
+    if (!isLater(idle)) return
+    // A task that the error policy holds waits for the user; a read that was taken back may never end
+    const works = this.tasks.flatMap(({ work }) => work ?? [])
+    if (works.length > 0) return Promise.race([idle, Promise.all(works)]).then(() => {})
   }
 
   protected resetUnit(): Now<void> {

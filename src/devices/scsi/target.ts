@@ -129,7 +129,7 @@ export class ScsiTarget {
     return all([...this.#units.values()].map((unit) => unit.reset(condition)))
   }
 
-  /** Completes when no unit has a request with the host. */
+  /** Completes when no task of a unit has a request with the host; the next one may follow. */
   drain(): Now<void> {
     return all([...this.#units.values()].map((unit) => unit.drain()))
   }

@@ -168,6 +168,11 @@ export class Task {
     this.#enter('aborted')
   }
 
+  /** Its request with the host, if there is one; never rejects. */
+  get work(): Promise<void> | undefined {
+    return this.#work
+  }
+
   /** Whether {@link abort} was called: a command with several steps does not begin the next one. */
   get isAborted(): boolean {
     return this.#aborted

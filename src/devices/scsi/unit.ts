@@ -233,7 +233,7 @@ export abstract class LogicalUnit implements TaskOwner {
 
   // ---- what a kind of unit says ----
 
-  /** Completes when the unit has no request with the host. */
+  /** Completes when no task has a request with the host. */
   abstract drain(): Now<void>
 
   /** Resets what the kind of unit has: requests with the host, mode parameters, reservations of the moment. */

@@ -269,6 +269,24 @@ test('drain: nothing to wait for at rest; with commands under way until the host
   expect(chip.r32(reg.DSPS)).toBe(0x66)
 })
 
+test('drain: a read that was aborted and never ends is nothing to wait for', async () => {
+  const chip = ready(machine())
+  chip.faulty.hold()
+  chip.put(SCRATCH, 0xc0, 0x20, 1, 0x0d)
+  chip.run(
+    ...slowRead(chip, 1, 16),
+    s.selectAtn(3),
+    s.modify(reg.SCNTL2, 'and', 0x7f),
+    s.move(4, SCRATCH, s.MSG_OUT),
+    s.waitDisconnect(),
+    s.int(0x44),
+  )
+  expect(chip.r32(reg.DSPS)).toBe(0x44)
+  await microtasks()
+  expect(chip.faulty.held).toBe(1)
+  expect(chip.device.drain()).toBeUndefined()
+})
+
 test('drain: a program that never ends does not keep a state from being saved', async () => {
   const chip = machine()
   chip.run(...io(chip, TEST_UNIT_READY).slice(0, -1), s.jump(PROGRAM))
