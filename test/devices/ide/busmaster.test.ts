@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { bytesVec } from '../../../src/block/iovec.ts'
 import { Memory } from '../../../src/block/protocols/memory.ts'
+import { kicks } from '../../../src/block/turn.ts'
 import { Slow } from '../slow.ts'
 import {
   BM_ACTIVE,
@@ -38,6 +39,15 @@ describe('PIIX3 3.5.2: the table of physical regions', () => {
     ata.issue(0xc8, { lba: 1, count: 64 })
     ata.start(true)
     expect(slow.pending.map(({ kind, at, length }) => [kind, at, length])).toEqual([['read', 512, 64 * 512]])
+  })
+
+  test('the request is handed in at once, for nothing can come behind it', () => {
+    const ata = host(new Slow(1 << 20))
+    ata.prd([[0x9000, 512]])
+    ata.issue(0xc8, { lba: 1, count: 1 })
+    const before = kicks()
+    ata.start(true)
+    expect(kicks()).toBeGreaterThan(before)
   })
 
   test('data go to the regions in their order, whatever their sizes', () => {

@@ -4,6 +4,7 @@ import type { BlockDriver } from '../../../src/block/device.ts'
 import { BlockError } from '../../../src/block/error.ts'
 import { bytesVec } from '../../../src/block/iovec.ts'
 import { Memory } from '../../../src/block/protocols/memory.ts'
+import { kicks, onKick } from '../../../src/block/turn.ts'
 import type { ScsiRequest } from '../../../src/devices/virtio/index.ts'
 import { microtasks } from '../machine.ts'
 import { Slow } from '../slow.ts'
@@ -55,6 +56,19 @@ describe.each(FACES)('5.2.6 Device operation, $name', (face) => {
     expect(driver.write(8, bytes)).toMatchObject({ status: OK })
     expect(driver.read(8, 4096)).toEqual({ status: OK, length: 4097, data: bytes })
     expect(driver.read(9, 512).data).toEqual(bytes.slice(512, 1024))
+  })
+
+  test('all that one notification brings goes to the host together, when the last of it was taken', () => {
+    const slow = new Slow()
+    const driver = new Driver({ ...face, on: slow })
+    for (const sector of [0, 8, 16]) driver.add(driver.build(T.IN, sector, { input: 512 }))
+    const before = kicks()
+    let pending = -1
+    onKick(() => {
+      if (pending < 0) pending = slow.pending.length
+    })
+    driver.notify()
+    expect([kicks() - before, pending]).toEqual([1, 3])
   })
 
   test('the last sector can be read and written, the one after it cannot', () => {
