@@ -106,6 +106,7 @@ describe('while fio writes and verifies', () => {
     }
     expect(seen).toBeGreaterThan(10)
     expect(Buffer.compare(await imageBytes(target, 'raw'), moment)).toBe(0)
+    await written(10)
     expect(Buffer.compare(await bytesOf(data), moment)).not.toBe(0)
   })
 

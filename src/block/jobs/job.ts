@@ -110,7 +110,10 @@ export class Job<T = void> implements AsyncGenerator<Progress, T, void> {
         this.#leak()
         this.#debt += bytes
       },
-      slice: (most) => (this.#speed === 0 ? most : Math.min(most, Math.max(LEAST, this.#speed * SLICE))),
+      slice: (most) => {
+        const allowed = LEAST * Math.max(1, Math.floor((this.#speed * SLICE) / LEAST))
+        return this.#speed === 0 ? most : Math.min(most, allowed)
+      },
       failed: (error, policy) => this.#failed(error, policy),
       wait: (event) => this.#wait(event),
       ready: (yes) => {

@@ -72,6 +72,12 @@ describe('a job', () => {
     expect(() => (job.speed = -1)).toThrow('must be a number from 0 on')
   })
 
+  test.each([1, 65537, 1234567, 9_999_991])('copies whole sectors at %d bytes in a second', async (speed) => {
+    const log: number[] = []
+    await new Job('copy', (control) => copy(control, MIB, log), { speed }).next()
+    expect(log[0]! % 512).toBe(0)
+  })
+
   test('is held by pause, let go by resume', async () => {
     const time = new Time()
     const job = new Job('copy', (control) => copy(control, 3 * MIB), { clock: time })
