@@ -19,7 +19,7 @@ export interface ConvertSource {
 
 /** How to copy. */
 export interface ConvertOptions extends JobOptions {
-  /** Requests in flight, 1 to 16; default 8. */
+  /** Requests in flight, 1 to 16; default few while the source answers fast, and 8 while it does not. */
   inFlight?: number
   /**
    * Writes may pass each other; default false: they begin in their order, and no more than two are under way, so that the host
@@ -42,6 +42,11 @@ export interface ConvertOptions extends JobOptions {
 
 /** Longest request, bytes. */
 const CHUNK = 2 << 20
+/** Requests in flight while reads come from a cache: more threads that copy would only take the processors from each other. */
+const FEW = 3
+const MANY = 8
+/** Reads that take longer than this, milliseconds, wait for a disk or a network. */
+const SLOW = 20
 
 /** A request failed: which, and where in the target. */
 export class ConvertError extends BlockError {
@@ -110,7 +115,8 @@ class Copy {
   readonly #sources: readonly Required<ConvertSource>[]
   readonly #target: BlockDevice
   readonly #options: ConvertOptions
-  readonly #inFlight: number
+  /** How long reads took lately, milliseconds. */
+  #latency = 0
   readonly #unit: number
   readonly #compress: ((at: number, bytes: Uint8Array) => Now<void>) | undefined
   readonly #cluster: number
@@ -132,7 +138,6 @@ class Copy {
     this.total = this.#sources.reduce((sum, { length }) => sum + length, 0)
     this.#target = target
     this.#options = options
-    this.#inFlight = options.inFlight ?? 8
     const driver = target.driver
     const image = driver instanceof ImageDevice ? driver.image : undefined
     this.#cluster = image?.clusterSize ?? 0
@@ -150,7 +155,7 @@ class Copy {
   }
 
   get full(): boolean {
-    return this.#flights.size >= this.#inFlight
+    return this.#flights.size >= (this.#options.inFlight ?? (this.#latency > SLOW ? MANY : FEW))
   }
 
   /** What to copy next; undefined at the end. */
@@ -297,8 +302,10 @@ class Copy {
 
   async #read({ source, from, at }: Piece, bytes: Uint8Array): Promise<void> {
     const { salvage } = this.#options
+    const start = performance.now()
     try {
       await source.read(from, bytesVec(bytes))
+      this.#latency += (performance.now() - start - this.#latency) / 4
     } catch (error) {
       if (salvage === undefined) throw new ConvertError('reading', at, error)
       // Sector by sector, so that no more is lost than must be.

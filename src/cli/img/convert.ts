@@ -38,7 +38,7 @@ const USAGE = `usage: block86 img convert [--object OBJECTDEF] [--image-opts] [-
   -S SPARSE_SIZE         leave out zeroes where so many bytes are together (default 4k; 0: write everything)
   -n                     the target is there already
   --target-is-zero       it reads as zeroes (with -n)
-  -m NUM_COROUTINES      requests in flight, 1 to 16 (default 8)
+  -m NUM_COROUTINES      requests in flight, 1 to 16 (default: as many as help, at most 8)
   -W                     writes may pass each other
   -C                     let the host copy
   -r RATE_LIMIT          bytes per second
@@ -143,7 +143,7 @@ function readSettings(args: Parsed): Settings {
     explicitSparse: sparseText !== undefined,
     snapshot: key,
     job: {
-      inFlight: inFlight === undefined ? 8 : Number(inFlight),
+      ...(inFlight === undefined ? {} : { inFlight: Number(inFlight) }),
       outOfOrder: has('out-of-order'),
       minSparse: sparse,
       compress: has('compress'),
