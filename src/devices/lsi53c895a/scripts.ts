@@ -222,6 +222,8 @@ export class ScriptsProcessor {
 
   #pause(wait: Wait): boolean {
     this.#wait = wait
+    // Who waits is not endless, however often it is asked
+    this.#idle = 0
     return PAUSE
   }
 
