@@ -47,6 +47,7 @@ export async function run(args: readonly string[]): Promise<number> {
     const charts = wanted === '' ? classics(contest, results, formats, effort) : []
     const file = option('svg') ?? path.join(root, '.cache', 'bench-block.svg')
     for (const [title, groups] of charts) console.log(`\n${text(title, groups)}`)
+    fs.mkdirSync(path.dirname(path.resolve(file)), { recursive: true })
     for (const [i, [title, groups]] of charts.entries()) {
       const name = file.replace(/\.svg$/, `-${i === 0 ? 'reads' : 'writes'}.svg`)
       fs.writeFileSync(name, svg(title, groups))
