@@ -14,7 +14,7 @@ import { type Libc, libc } from '../../src/block/protocols/node/libc.ts'
 import { type Operation, Ring, ring } from '../../src/block/protocols/node/ring.ts'
 import { kick } from '../../src/block/turn.ts'
 import { lacks, temporaryFolder } from '../tools.ts'
-import { allCells, Contest, FULL, QUICK, tabulate } from './host/contest.ts'
+import { allCells, Contest, FULL, fewCells, QUICK, tabulate } from './host/contest.ts'
 
 /** Prints what the host does; exit status 0. */
 export async function run(args: readonly string[]): Promise<number> {
@@ -32,7 +32,7 @@ export async function run(args: readonly string[]): Promise<number> {
     const contest = new Contest(folder.path, path.resolve(process.cwd()))
     try {
       console.log()
-      tabulate(contest, allCells(['raw'], args.includes('--quick') ? [4, 256] : undefined), effort)
+      tabulate(contest, args.includes('--quick') ? fewCells(['raw']) : allCells(['raw']), effort)
     } finally {
       contest.close()
     }

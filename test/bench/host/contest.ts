@@ -195,16 +195,23 @@ export function geometricMean(values: readonly number[]): number {
 }
 
 /** All cells of some formats. */
-export function allCells(formats: readonly Format[], kibs: readonly number[] = [4, 16, 64, 256]): Cell[] {
+export function allCells(formats: readonly Format[]): Cell[] {
   return formats.flatMap((format) =>
     (['writeback', 'none'] as const).flatMap((cache) =>
       [false, true].flatMap((write) =>
         [false, true].flatMap((random) =>
-          [1, 32].flatMap((depth) => kibs.map((kib) => ({ format, size: kib << 10, random, write, depth, cache }))),
+          [1, 32].flatMap((depth) =>
+            [4, 16, 64, 256].map((kib) => ({ format, size: kib << 10, random, write, depth, cache })),
+          ),
         ),
       ),
     ),
   )
+}
+
+/** Small and large random requests of some formats. */
+export function fewCells(formats: readonly Format[]): Cell[] {
+  return allCells(formats).filter(({ size, random }) => random && (size === 4096 || size === 256 << 10))
 }
 
 /** Prints each result as it comes, then what they come to. */
