@@ -30,6 +30,9 @@ const ATTRIBUTES: Readonly<Partial<Record<number, Attribute>>> = {
 /** Message bytes that a target takes without an end before it gives up: no agreement needs as many. */
 const MESSAGE_LIMIT = 300
 
+/** Bytes of a command whose group does not say how many it has. */
+const UNKNOWN_LIMIT = 16
+
 /** The bus with its targets. The chip is the initiator and drives it; nothing here throws. */
 export class ScsiBus {
   readonly #targets: ReadonlyMap<number, ScsiTarget>
@@ -254,9 +257,9 @@ export class ScsiBus {
 
   #takeMessages(nexus: Nexus, bytes: Uint8Array): number {
     this.#attention = false
-    let all: ArrayLike<number> = bytes
+    let all: ArrayLike<number> = bytes.subarray(0, MESSAGE_LIMIT)
     if (this.#messageOut.length > 0) {
-      all = [...this.#messageOut, ...bytes]
+      all = [...this.#messageOut, ...bytes.subarray(0, MESSAGE_LIMIT)]
       if (all.length > MESSAGE_LIMIT) all = [message.NO_OPERATION]
     }
     let at = 0
@@ -352,7 +355,7 @@ export class ScsiBus {
 
   #takeCommand(nexus: Nexus, bytes: Uint8Array): number {
     const before = nexus.command.length
-    const wanted = lengthOf(before > 0 ? nexus.command : bytes) ?? bytes.length
+    const wanted = lengthOf(before > 0 ? nexus.command : bytes) ?? Math.min(bytes.length, UNKNOWN_LIMIT)
     const more = bytes.subarray(0, wanted - before)
     if (before === 0) nexus.command = more.slice()
     else {

@@ -35,8 +35,11 @@ export interface ScriptsHost {
   resume(): void
 }
 
-/** Instructions in one slice: then the guest has its turn. */
+/** Instructions in one slice: then the guest has its turn. Bytes that are moved count too, by the shifts below. */
 const SLICE = 4096
+/** 256 bytes of a memory move, and 1024 of a block move, are as long as an instruction. */
+const MEMORY_SHIFT = 8
+const DATA_SHIFT = 10
 /** Instructions without any transfer, selection or stop in between after which a program is taken for endless. */
 const ENDLESS = 2 << 20
 
@@ -75,6 +78,8 @@ export class ScriptsProcessor {
   #executing = false
   #wait: Wait = 'nothing'
   #idle = 0
+  /** What of the slice is used up. */
+  #spent = 0
   #generation = 0
   /** The last SELECT will time out: SCRIPTS go on meanwhile, up to the first instruction that needs the target. */
   #unanswered = false
@@ -153,7 +158,7 @@ export class ScriptsProcessor {
     this.#executing = true
     try {
       const singleStep = (this.#registers.getUint8(reg.DCNTL) & reg.DCNTL_SSM) !== 0
-      for (let count = 0; count < SLICE; count++) {
+      for (this.#spent = 0; this.#spent < SLICE; this.#spent++) {
         if (!this.#running || this.#wait !== 'nothing') return false
         if (this.#move !== undefined && !this.#goOnMove(this.#move)) return false
         if (++this.#idle > ENDLESS) {
@@ -318,6 +323,7 @@ export class ScriptsProcessor {
   }
 
   #moved(phase: number, opcode: number, count: number, high: number, low: number, length: number): boolean {
+    this.#spent += length >>> DATA_SHIFT
     this.#count(count - length)
     this.#set(reg.DNAD, low + length)
     this.#registers.setUint32(reg.SBC, length, true)
@@ -523,6 +529,7 @@ export class ScriptsProcessor {
     this.#set(reg.DSP, dsp + 4)
     const length = instruction & 0xffffff
     this.#idle += length >>> 6
+    this.#spent += length >>> MEMORY_SHIFT
     if (length === 0 || ((source ^ target) & 3) !== 0) return this.#fault(reg.DSTAT_IID)
     if (this.#host.copy(this.#get(reg.MMRS), source, this.#get(reg.MMWS), target, length)) return GO_ON
     return this.#fault(reg.DSTAT_BF)

@@ -705,6 +705,32 @@ describe('bad programs', () => {
     expect(chip.r8(reg.DSTAT)).toBe(reg.DSTAT_DFE | reg.DSTAT_ABRT)
   })
 
+  test('a slice is bounded by the bytes that it moves, too', () => {
+    const chip = machine()
+    chip.bus.memory.dirtied.length = 0
+    chip.run(s.memoryMove(0x80000, LARGE, LARGE + 0x80000), s.jump(PROGRAM))
+    expect(chip.bus.clock.deferred).toBe(1)
+    expect(chip.bus.memory.dirtied.length).toBeLessThan(4)
+  })
+
+  test('a megabyte of messages, and of a command of no known length, is taken in no time and kept in no memory', () => {
+    const chip = ready(machine())
+    chip.bus.memory.ram.fill(0x08, LARGE, LARGE + 0x100000)
+    chip.bus.memory.ram[LARGE] = 0x80
+    chip.put(SCRATCH + 0x20, 0xee)
+    chip.run(
+      s.selectAtn(3),
+      s.move(0x100000, LARGE, s.MSG_OUT),
+      s.modify(reg.SFBR, 'load', 0),
+      s.int(1, { phase: s.COMMAND, when: true }),
+    )
+    expect(chip.r32(reg.DSPS)).toBe(1)
+    chip.bus.memory.ram.fill(0xff, LARGE, LARGE + 0x100000)
+    chip.run(s.move(0x100000, LARGE, s.COMMAND), s.move(1, SCRATCH + 0x20, s.STATUS), s.int(2))
+    expect([chip.r32(reg.DSPS), chip.bytes(SCRATCH + 0x20, 1)]).toEqual([2, [2]])
+    machine().device.restore(chip.device.save())
+  })
+
   test('CVE-2022-0216: the same command aborted again and again', () => {
     const chip = machine()
     chip.put(SCRATCH, 0xc0, 0x20, 9, ...new Array<number>(64).fill(0x0d))
