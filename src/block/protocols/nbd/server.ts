@@ -15,9 +15,9 @@ export type { NbdServerOptions } from './handshake.ts'
 const MAX_BYTES = 2 * wire.MAX_PAYLOAD
 const MAX_REQUESTS = 128
 /** Replies that wait to be sent, bytes; past them, no read is begun: what is read would be out of the caches when it is sent. */
-const MAX_UNSENT = 1 << 20
+const MAX_UNSENT = 256 << 10
 /** Memory that a connection keeps for its next replies, bytes, and of how many different lengths. */
-const MAX_KEPT = 4 << 20
+const MAX_KEPT = 2 << 20
 const MAX_KEPT_LENGTHS = 16
 /** Extents in one reply to NBD_CMD_BLOCK_STATUS, per context. */
 const MAX_RUNS = 4096

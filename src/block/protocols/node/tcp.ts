@@ -10,7 +10,7 @@ import { libc } from './libc.ts'
 const SOL_SOCKET = 1
 const SO_SNDBUF = 7
 /** What the kernel is asked to hold of what was sent, bytes: more than a reply, so that the next is made while it is taken. */
-const SEND_BUFFER = Uint32Array.of(1 << 20)
+const SEND_BUFFER = Uint32Array.of(512 << 10)
 
 /** Lets more be sent before who receives it takes it, where that can be had; a Unix socket holds 208 KiB by itself. */
 function widen(socket: net.Socket): void {
