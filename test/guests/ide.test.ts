@@ -1,10 +1,12 @@
 /**
- * An unmodified Linux on the IDE controller, in two machines: its own `ata_piix` with Ultra DMA, loaded by GRUB with GRUB's own ATA
- * driver; and `pata_oldpiix` and `ata_generic`, by DMA and by PIO, booted by SeaBIOS from the CD-ROM.
+ * Unmodified guests on the IDE controller, in three machines: Linux with `ata_piix` and Ultra DMA, booted by SeaBIOS from the disk; Linux
+ * with `pata_oldpiix` and `ata_generic`, by DMA and by PIO, booted by SeaBIOS from the CD-ROM; and GRUB with its own ATA driver.
  */
 import { createHash } from 'node:crypto'
+import { readFile } from 'node:fs/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import {
+  ARGUMENTS_OFFSET,
   buildDebianGuest,
   CD_PATTERN_PATH,
   cdPattern,
@@ -21,6 +23,7 @@ import type { Now } from '../../src/block/now.ts'
 import { openDisk } from '../../src/block/open.ts'
 import { Memory } from '../../src/block/protocols/memory.ts'
 import { iso } from './iso.ts'
+import { summingKernel, sumOf } from './kernel.ts'
 
 const DATA_BYTES = 64 << 20
 const BAD_LBA = 12345
@@ -62,7 +65,7 @@ describe('ata_piix on a PIIX4', () => {
       drives: [
         {
           if: 'ide',
-          disk: await openGuestDisk(debian, { loader: 'ata', serial: 'ROOT' }),
+          disk: await openGuestDisk(debian, { serial: 'ROOT' }),
           bootindex: 1,
           chip: 'piix4',
           wwn: 0x5000c500a1b2c3d4n,
@@ -274,4 +277,22 @@ describe('pata_oldpiix and ata_generic on a PIIX, booted from its CD-ROM', () =>
     expect(await modes()).toMatch(/XFER_PIO_/)
     await exercise(100)
   })
+})
+
+test('GRUB reads with its own ATA driver, without the BIOS', async () => {
+  const debian = await buildDebianGuest()
+  const disk = await openGuestDisk(debian, { loader: 'ata' })
+  const first = 1000
+  const payload = cdPattern().subarray(0, 128 << 10)
+  const kernel = summingKernel(await readFile(debian.kernel), payload)
+  await disk.write(first * 512, bytesVec(kernel))
+  // What GRUB reads before its configuration: the kernel as a list of sectors of its own first ATA disk
+  const script = `linux (ata0)${first}+${kernel.length / 512}\nboot\n`.padEnd(512, '\n')
+  await disk.write(ARGUMENTS_OFFSET, bytesVec(new TextEncoder().encode(script)))
+  const guest = await bootGuest({ guest: debian, drives: [{ if: 'ide', disk, bootindex: 1 }] })
+  try {
+    expect(await guest.waitFor(/SUM [0-9A-F]{8}/, { timeout: 240_000 })).toBe(`SUM ${sumOf(payload)}`)
+  } finally {
+    await guest.close()
+  }
 })
