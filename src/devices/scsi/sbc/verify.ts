@@ -11,6 +11,8 @@ import { forcesUnitAccess, forms } from './readwrite.ts'
 
 /** Bytes that are read at a time to be compared. */
 const PIECE = 256 << 10
+/** Bytes that are read before the event loop has a turn. */
+const BURST = 4 << 20
 /** Blocks that COMPARE AND WRITE takes at once. */
 export const COMPARE_LIMIT = 128
 
@@ -43,13 +45,17 @@ function readPieces(
   const source = new ReadExtent({ disk, at: lba * block, block }, length)
   const scratch = new Uint8Array(Math.min(Math.max(PIECE, block), length))
   let at = 0
+  let burst = 0
   return repeat(() => {
     if (at >= length || task.isAborted) return false
     const piece = scratch.subarray(0, Math.min(scratch.length, length - at))
     return after(source.read(at, task.lend(bytesVec(piece))), () => {
       look(piece, at)
       at += piece.length
-      return at < length
+      burst += piece.length
+      if (at >= length || burst < BURST) return at < length
+      burst = 0
+      return unit.turn().then(() => true)
     })
   })
 }

@@ -1,6 +1,6 @@
 /** Block commands of a disk: moving, comparing, capacity, errors [SBC-3] 4, 5. */
 import { describe, expect, test } from 'vitest'
-import { bytesVec } from '../../../../src/block/iovec.ts'
+import { bytesVec, type IoVec } from '../../../../src/block/iovec.ts'
 import { Memory } from '../../../../src/block/protocols/memory.ts'
 import { diskTarget, firstDifference, numbered, SIZE, turn } from '../initiator.ts'
 
@@ -262,6 +262,30 @@ describe('[SBC-3] 5.24 to 5.26 VERIFY', () => {
     faulty.fail('read', 'EIO', 100)
     expect(await initiator.send('2f 00 00 00 00 02 00 00 04')).toMatchObject({ sense: '03/11/00', information: 2 })
     expect(await initiator.send('2f 04 00 00 00 02 00 00 04')).toMatchObject({ sense: '05/24/00', field: 'cdb 1.2' })
+  })
+
+  test('a terabyte lets the event loop turn, and an abort stops it', async () => {
+    let reads = 0
+    const driver = {
+      name: 'endless',
+      size: 2 ** 40,
+      read(_: number, into: IoVec) {
+        reads++
+        into.fill(0)
+      },
+      write() {},
+    }
+    const { initiator, target } = await diskTarget({ driver })
+    reads = 0
+    const task = initiator.submit('8f 00 00 00 00 00 00 00 00 00 7f ff ff ff', { tag: 1 })
+    expect([task.phase, reads]).toEqual(['busy', 16])
+    await turn()
+    expect(reads).toBeGreaterThan(16)
+    await target.manage({ function: 'abort task', initiator: 7, lun: 0, tag: 1 })
+    expect(task.phase).toBe('aborted')
+    const done = reads
+    await turn()
+    expect(reads).toBe(done)
   })
 
   test('5.39 WRITE AND VERIFY writes, makes it durable and reads it back', async () => {
