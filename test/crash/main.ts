@@ -25,10 +25,12 @@ export async function run(args: readonly string[]): Promise<number> {
   const runs = [
     ...workloads.map((workload) => ({
       name: `qcow2: ${workload.name}`,
+      part: workload.part ?? 1,
       run: (seed: number) => record(workload, seed),
     })),
     ...qedWorkloads.map((workload) => ({
       name: `${workload.format}${workload.backed ? ' over a backing file' : ''}`,
+      part: 1,
       run: (seed: number) => recordQed(workload, seed),
     })),
   ].filter(({ name }) => values.only === undefined || name.includes(values.only))
@@ -36,8 +38,13 @@ export async function run(args: readonly string[]): Promise<number> {
   try {
     for (let seed = first; seed < first + rounds; seed++) {
       console.log(`seed ${seed}, about ${states} states each`)
-      for (const { name, run } of runs) {
-        const found = await explore(await run(seed), { states, seed, qemuEvery, file: folder.file('state') })
+      for (const { name, part, run } of runs) {
+        const found = await explore(await run(seed), {
+          states: Math.ceil(states * part),
+          seed,
+          qemuEvery,
+          file: folder.file('state'),
+        })
         total.states += found.states
         total.qemu += found.qemu
         const verdict = found.failure === undefined ? 'good' : 'BAD '

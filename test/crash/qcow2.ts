@@ -27,6 +27,8 @@ export interface Workload {
   readonly backing?: number
   readonly open?: Partial<Qcow2Options>
   readonly owner?: MakeOwner
+  /** Its part of the states that others get, where each state of a large image takes long. */
+  readonly part?: number
   /** Bytes of data that the disk begins with. */
   readonly full?: number
 }
@@ -176,7 +178,7 @@ export const workloads: readonly Workload[] = [
   },
   {
     name: 'writes, zeroes and discards, small clusters',
-    shape: { clusterSize: 512 },
+    shape: { clusterSize: 512, refcountBits: 64 },
     size: 96 * KB,
     mix: { write: 6, zero: 2, discard: 2, flush: 2 },
     requests: 200,
@@ -192,6 +194,7 @@ export const workloads: readonly Workload[] = [
     depth: 4,
     sectors: 100,
     full: 1950 * KB,
+    part: 0.2,
   },
   {
     name: 'copy-up over a backing file',
