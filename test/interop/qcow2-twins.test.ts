@@ -24,26 +24,29 @@ interface Operation {
   readonly pattern: number
 }
 
-/** Operations; only a cluster that none in `touched` has reached yet is written compressed, for QEMU overwrites none so. */
 function operations(
   random: Random,
   size: number,
   count: number,
-  kinds: readonly Operation['kind'][],
-  touched = new Set<number>(),
+  kinds: readonly Exclude<Operation['kind'], 'pack'>[],
 ): Operation[] {
   return Array.from({ length: count }, () => {
-    const unit = random.below(3) === 0 ? CLUSTER : 512
+    const kind = random.pick(kinds)
+    const unit = kind === 'discard' || random.below(3) === 0 ? CLUSTER : 512
     const at = unit * random.below(Math.floor(size / unit))
-    const first = Math.floor(at / CLUSTER)
-    const fresh = unit === CLUSTER && kinds.includes('pack') && !touched.has(first)
-    const kind = fresh ? 'pack' : random.pick(kinds.filter((each) => each !== 'pack'))
-    const most = fresh ? CLUSTER : unit * random.between(1, unit === 512 ? 300 : 4)
-    const start = kind === 'discard' ? first * CLUSTER : at
-    const step = kind === 'discard' ? CLUSTER : unit
-    const length = Math.max(step, Math.floor(Math.min(size - start, most) / step) * step)
-    for (let cluster = first; cluster * CLUSTER < start + length; cluster++) touched.add(cluster)
-    return { kind, at: start, length: Math.min(length, size - start), pattern: random.between(1, 255) }
+    const length = Math.min(Math.floor((size - at) / unit), random.between(1, unit === 512 ? 300 : 4)) * unit
+    return { kind, at, length, pattern: random.between(1, 255) }
+  })
+}
+
+/**
+ * Compressed writes, each to a cluster of its own, for QEMU overwrites none so. They come first and in a process of their own:
+ * QEMU 7.2 may go on filling a cluster with compressed bytes after it was discarded and taken for other data.
+ */
+function packs(random: Random, size: number): Operation[] {
+  const clusters = Array.from({ length: 20 }, () => random.below(Math.floor(size / CLUSTER)))
+  return [...new Set(clusters)].map((cluster) => {
+    return { kind: 'pack', at: cluster * CLUSTER, length: CLUSTER, pattern: random.between(1, 255) }
   })
 }
 
@@ -64,13 +67,18 @@ async function perform(disk: BlockDevice, { kind, at, length, pattern }: Operati
   }
 }
 
+/** What an operation makes of a disk over nothing. */
+function imagine(model: Uint8Array, { kind, at, length, pattern }: Operation): void {
+  model.fill(kind === 'discard' || kind === 'zero' ? 0 : pattern, at, at + length)
+}
+
 async function agree(ours: string, theirs: string): Promise<void> {
   expect(await runTool('qemu-img', 'compare', '-f', 'qcow2', '-F', 'qcow2', ours, theirs)).toContain('identical')
   for (const path of [ours, theirs]) expect(await runTool('qemu-img', 'check', path)).toContain('No errors')
 }
 
 describe.skipIf(lacks('qemu-img', 'qemu-io'))('the same operations by both', () => {
-  for (const options of ['compat=1.1', 'compat=0.10', 'extended_l2=on', 'refcount_bits=2', 'compression_type=zstd']) {
+  for (const options of ['compat=1.1', 'compat=0.10', 'extended_l2=on', 'refcount_bits=8', 'compression_type=zstd']) {
     test(`${options}: writes, compressed too, zeroes, discards, snapshots, changes of size`, () =>
       seeded(async (random) => {
         const ours = folder.file('ours.qcow2')
@@ -79,13 +87,18 @@ describe.skipIf(lacks('qemu-img', 'qemu-io'))('the same operations by both', () 
           await runTool('qemu-img', 'create', '-q', '-f', 'qcow2', '-o', options, path, String(SIZE))
         }
         let size = SIZE
-        const touched = new Set<number>()
+        let model = new Uint8Array(SIZE)
+        let taken = model
         for (let round = 0; round < 6; round++) {
-          // QEMU's version 2 forgets what it discarded, ours never shows it again: alike only where nothing was before.
-          const list = operations(random, size, 25, ['write', 'write', 'pack', 'zero', 'discard'], touched)
+          const list =
+            round === 0 ? packs(random, size) : operations(random, size, 25, ['write', 'write', 'zero', 'discard'])
           await runTool('qemu-io', '-f', 'qcow2', ...list.flatMap((each) => ['-c', command(each)]), theirs)
           const { disk, image } = await openImage(new TestFile(ours))
-          for (const each of list) await perform(disk, each)
+          for (const each of list) {
+            await perform(disk, each)
+            imagine(model, each)
+          }
+          if (round === 1) taken = model.slice()
           if (round === 1 || round === 3) {
             await image.createSnapshot({ name: `s${round}`, dateSec: 1_700_000_000 })
             await runTool('qemu-img', 'snapshot', '-c', `s${round}`, theirs)
@@ -99,7 +112,12 @@ describe.skipIf(lacks('qemu-img', 'qemu-io'))('the same operations by both', () 
             await disk.resize(size)
             await runTool('qemu-img', 'resize', '-q', '-f', 'qcow2', theirs, String(size))
           }
+          if (round === 4) model = taken
           size = disk.size
+          const grown = new Uint8Array(size)
+          grown.set(model.subarray(0, size))
+          model = grown
+          same(await readBytes(disk, 0, size), model)
           await disk.close()
           await agree(ours, theirs)
         }
@@ -118,11 +136,12 @@ describe.skipIf(lacks('qemu-img', 'qemu-io'))('the same operations by both', () 
         const theirs = folder.file('theirs.qcow2')
         const made = ['create', '-q', '-f', 'qcow2', '-o', options, '-b', middle, '-F', 'qcow2']
         for (const path of [ours, theirs]) await runTool('qemu-img', ...made, path, String(SIZE))
-        const list = operations(random, SIZE, 60, ['write', 'write', 'pack', 'zero'])
-        await runTool('qemu-io', '-f', 'qcow2', ...list.flatMap((each) => ['-c', command(each)]), theirs)
-        const disk = await openSource(ours, { format: 'qcow2' })
-        for (const each of list) await perform(disk, each)
-        await disk.close()
+        for (const list of [packs(random, SIZE), operations(random, SIZE, 60, ['write', 'write', 'zero'])]) {
+          await runTool('qemu-io', '-f', 'qcow2', ...list.flatMap((each) => ['-c', command(each)]), theirs)
+          const disk = await openSource(ours, { format: 'qcow2' })
+          for (const each of list) await perform(disk, each)
+          await disk.close()
+        }
         await agree(ours, theirs)
       }
     }))
@@ -156,7 +175,7 @@ describe.skipIf(lacks('qemu-img', 'qemu-nbd', 'qemu-io'))('qemu-nbd writes, we r
           }
           const { disk } = await openImage(new TestFile(path))
           same(await readBytes(disk, 0, SIZE), model)
-          for (const each of operations(random, SIZE, 40, ['write', 'zero', 'pack'])) {
+          for (const each of [...packs(random, SIZE), ...operations(random, SIZE, 40, ['write', 'zero'])]) {
             await perform(disk, each)
             model.fill(each.kind === 'zero' ? 0 : each.pattern, each.at, each.at + each.length)
           }

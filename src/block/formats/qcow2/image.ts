@@ -286,7 +286,8 @@ export class Qcow2Image implements Image {
     const entries = l1EntriesFor(header, size)
     // A machine's state is kept behind the disk's end; and what a change of size that failed left there must not come back.
     const first = Math.ceil(header.size / clusterSize) * clusterSize
-    const behind = Math.ceil(size / clusterSize) * clusterSize - first
+    const end = Math.min(Math.ceil(size / clusterSize) * clusterSize, header.l1Size * clusters.tableSpan)
+    const behind = end - first
     return after(behind > 0 ? clusters.drop(first, behind) : undefined, () =>
       after(entries > header.l1Size ? this.#rest((snapshots) => snapshots.growL1(entries)) : undefined, () => {
         header.size = size
