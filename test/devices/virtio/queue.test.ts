@@ -241,9 +241,11 @@ describe.each(FACES)('virtqueue, $name', (face) => {
 
   test('many small requests behind one notification: a loop, not a recursion, and all at once', () => {
     const driver = new Driver({ ...face, device: { queueSize: 1024 } })
-    for (let i = 0; i < 512; i++) driver.add(driver.build(T.FLUSH, 0))
+    // A FLUSH takes two descriptors, and legacy drivers get 256.
+    const count = face.face === 'legacy' ? 128 : 512
+    for (let i = 0; i < count; i++) driver.add(driver.build(T.FLUSH, 0))
     driver.notify()
-    expect(driver.used()).toHaveLength(512)
+    expect(driver.used()).toHaveLength(count)
     expect(driver.bus.intxEdges).toBe(1)
   })
 })
