@@ -23,7 +23,8 @@ const HELP = `npm start [-- OPTION...]
 
 const VALUED = ['if', 'disk', 'kernel', 'initrd', 'append', 'bios'] as const
 const INTERFACES = ['virtio', 'ide', 'scsi'] as const
-const APPEND = 'root=/dev/vda1 console=ttyS0 tsc=reliable mitigations=off random.trust_cpu=on'
+const DRIVERS = { virtio: 'virtio_pci,virtio_blk', ide: 'ata_piix', scsi: 'sym53c8xx' } as const
+const APPEND = 'console=ttyS0 tsc=reliable mitigations=off random.trust_cpu=on'
 
 /** Runs it; resolves to the exit status. */
 export async function run(args: readonly string[]): Promise<number> {
@@ -66,7 +67,7 @@ async function machineOf(options: ReadonlyMap<string, string>): Promise<SessionO
   const given = Object.fromEntries(
     [...options].filter(([name]) => ['kernel', 'initrd', 'append', 'bios'].includes(name)),
   )
-  if (disk !== undefined) return { if: kind, disk, name: basename(disk), started, ...kernelDefaults(given) }
+  if (disk !== undefined) return { if: kind, disk, name: basename(disk), started, ...kernelDefaults(kind, given) }
   const guest = await buildDebianGuest({
     onProgress: (message) => console.log(`[${seconds(started)}] ${message}`),
   })
@@ -78,14 +79,15 @@ async function machineOf(options: ReadonlyMap<string, string>): Promise<SessionO
     started,
     bios,
     vgabios,
-    // Looking for ATA drives as well would take the guest longer than all the rest.
-    ...(kind === 'virtio' ? { arguments: 'drivers=virtio_pci,virtio_blk' } : {}),
-    ...kernelDefaults(given),
+    // Looking for drives on other controllers as well would take the guest longer than all the rest.
+    arguments: `drivers=${DRIVERS[kind]}`,
+    ...kernelDefaults(kind, given),
   }
 }
 
-function kernelDefaults(given: Record<string, string>): Record<string, string> {
-  return given.kernel === undefined ? given : { append: APPEND, ...given }
+function kernelDefaults(kind: SessionOptions['if'], given: Record<string, string>): Record<string, string> {
+  const root = kind === 'virtio' ? '/dev/vda1' : '/dev/sda1'
+  return given.kernel === undefined ? given : { append: `root=${root} ${APPEND}`, ...given }
 }
 
 export function seconds(since: number): string {

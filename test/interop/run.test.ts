@@ -146,6 +146,16 @@ describe('bad input is one sentence, and changes nothing', () => {
       /^block86: -drive: if is 'floppy', must be virtio, ide, scsi\n$/,
     ],
     [
+      'a place that the controller does not have',
+      (file) => `file=${file('good.img')},format=raw,if=ide,index=7`,
+      /^block86: Cannot attach a drive at IDE drive 7: there are 0, 1, 2, 3\n$/,
+    ],
+    [
+      'a serial that a guest could not read',
+      (file) => `file=${file('good.img')},format=raw,serial=ä`,
+      /^block86: .*serial.*\n$/,
+    ],
+    [
       'a file that may only be read',
       (file) => `file=${file('read.img')},format=raw`,
       /^block86: Cannot open \S+read\.img for writing: it is read-only here; .*readonly=on.*\n$/,
