@@ -74,17 +74,19 @@ function boot(options: SessionOptions, [root, data]: readonly [Disk, Disk]): Pro
   return bootGuest({ drives, ...machine })
 }
 
-/** The names of the guest's disks. */
-function names(kind: SessionOptions['if']): { root: string; data: string } {
-  return kind === 'virtio' ? { root: '/dev/vda', data: '/dev/vdb' } : { root: '/dev/sda', data: '/dev/sdb' }
+/** The names of the guest's disks: Linux gives them in the order in which it is done with looking at each. */
+async function names(guest: Guest, kind: SessionOptions['if']): Promise<{ mounted: string; data: string }> {
+  const mounted = await guest.must("sed -n 's,^\\(/dev/[^ ]*\\) / .*,\\1,p' /proc/mounts")
+  const prefix = kind === 'virtio' ? '/dev/vd' : '/dev/sd'
+  const letter = /^[ab](?=\d+$)/.exec(mounted.startsWith(prefix) ? mounted.slice(prefix.length) : '')?.[0]
+  if (letter === undefined) throw new Error(`the guest's root is ${mounted}, not on ${prefix}a or ${prefix}b`)
+  return { mounted, data: prefix + (letter === 'a' ? 'b' : 'a') }
 }
 
 /** Formats the second disk, writes to it and trims it; returns the MD5 of all of it. */
 async function write(guest: Guest, kind: SessionOptions['if'], step: (text: string) => void): Promise<string> {
-  const { root, data } = names(kind)
   await started(guest, step)
-  const mounted = await guest.must("sed -n 's,^\\(/dev/[^ ]*\\) / .*,\\1,p' /proc/mounts")
-  if (!mounted.startsWith(root)) throw new Error(`the guest's root is ${mounted}, not on ${root}`)
+  const { mounted, data } = await names(guest, kind)
   step(`the kernel has its root on ${mounted}`)
   step(`formatting ${data} with ext4 and copying programs to it`)
   // Few programs, for the start of each costs an emulated machine a tenth of a second.
@@ -110,7 +112,7 @@ async function started(guest: Guest, step: (text: string) => void): Promise<void
 }
 
 async function verify(guest: Guest, kind: SessionOptions['if'], step: (text: string) => void): Promise<void> {
-  const { data } = names(kind)
+  const { data } = await names(guest, kind)
   await guest.must(`e2fsck -fn ${data} && mount -o ro ${data} /mnt`)
   const files = await guest.must('cd /mnt && md5sum -c sums && cd && umount /mnt')
   step(`seen from inside: the file system is sound, ${files.split('\n').join(', ')}`)
