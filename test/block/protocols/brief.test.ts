@@ -24,6 +24,25 @@ test('a slow one hardly ever, and it is noticed when it has become quick', () =>
   expect(waits(brief, 1000, () => false)).toBe(1000)
 })
 
+test('where a wait overslept, waiting ceases for long, and for longer each time', () => {
+  const brief = new Brief()
+  const rests: number[] = []
+  for (let i = 0; i < 4; i++) {
+    expect(brief.worth(4096)).toBe(true)
+    brief.did(true, 3)
+    let rest = 0
+    while (!brief.worth(4096)) rest++
+    brief.did(true, 0.03)
+    rests.push(rest)
+  }
+  expect(rests).toEqual([2048, 4096, 8192, 16_384])
+  waits(brief, 2000, () => false)
+  brief.did(true, 3)
+  let rest = 0
+  while (!brief.worth(4096)) rest++
+  expect(rest).toBe(2048)
+})
+
 test('large requests are not waited for', () => {
   expect(new Brief().worth(65537)).toBe(false)
 })

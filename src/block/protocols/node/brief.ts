@@ -13,6 +13,12 @@ const LIMIT = 12
 /** So many requests are then not waited for; twice as many each time in a row. */
 const SKIP_MIN = 64
 const SKIP_MAX = 4096
+/** A wait that took so long, ms, found the processor busy with something else when it was over; then waiting ceases for longer, */
+const OVERSLEPT = 0.2
+const REST_MIN = 2048
+const REST_MAX = 65536
+/** and for twice as long each time, until so many waits in a row were good. */
+const GOOD = 1024
 
 /**
  * A request that goes through the event loop costs a wake-up and the guest an interrupt: on a device that answers in 20 us that
@@ -23,6 +29,8 @@ export class Brief {
   #failures = 0
   #skip = 0
   #penalty = SKIP_MIN
+  #rest = REST_MIN
+  #good = 0
 
   /** Whether to wait for a request of `length` bytes. */
   worth(length: number): boolean {
@@ -32,8 +40,15 @@ export class Brief {
     return false
   }
 
-  /** Takes note of a wait, and whether it was long enough. */
-  did(answered: boolean): void {
+  /** Takes note of a wait of `took` ms, and whether it was long enough. */
+  did(answered: boolean, took = 0): void {
+    if (took > OVERSLEPT) {
+      this.#good = 0
+      this.#skip = this.#rest
+      this.#rest = Math.min(this.#rest * 2, REST_MAX)
+      return
+    }
+    if (++this.#good === GOOD) this.#rest = REST_MIN
     if (answered) {
       if (this.#failures > 0 && --this.#failures === 0) this.#penalty = SKIP_MIN
       return

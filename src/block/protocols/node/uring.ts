@@ -139,8 +139,9 @@ export function uring(ring: Ring, addresses: Addresses, fd: number, name: string
     if (lone && !one.over) {
       const brief = write ? briefs.write : briefs.read
       if (brief.worth(length)) {
+        const start = performance.now()
         ring.wait(BRIEF)
-        brief.did(one.over)
+        brief.did(one.over, performance.now() - start)
       }
     }
     return one.outcome()
