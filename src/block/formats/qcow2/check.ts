@@ -274,11 +274,14 @@ class Check {
       if (offset === 0 || offset % this.#clusterSize !== 0) continue
       const cluster = offset / this.#clusterSize
       await visit({ at: l1Offset + index * 8, cluster, copied: l1[index * 8]! >= 0x80, l1Index: index })
-      if (seen.get(cluster) === 0 && this.#tables.get(cluster) > 0) seen.set(cluster, 1)
     }
-    let next = -1
-    for (const [tableCluster] of seen.entries()) {
-      const table = tableCluster * this.#clusterSize
+    for (let l1Index = 0; l1Index < l1Size; l1Index++) {
+      const table = tableAt(l1, l1Index)
+      const cluster = table / this.#clusterSize
+      if (table === 0 || !Number.isInteger(cluster) || this.#tables.get(cluster) === 0 || seen.get(cluster) > 0)
+        continue
+      seen.set(cluster, 1)
+      let next = -1 // as in QEMU, a table's first cluster goes on from none
       const slice = await this.#l2(table)
       for (let index = 0; slice !== undefined && index < this.#clusterSize / entrySize; index++) {
         slice.look(index)
