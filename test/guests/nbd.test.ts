@@ -3,11 +3,12 @@ import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { buildDebianGuest, PARTITION_BYTES, PROMPT, READY_MARK } from '../../guests/debian/index.ts'
+import { buildDebianGuest, PARTITION_BYTES } from '../../guests/debian/index.ts'
 import { bootGuest } from '../../guests/harness.ts'
 import { openDisk } from '../../src/block/open.ts'
 import { runNbd } from '../../src/cli/nbd/index.ts'
 import { lacks, runTool, temporaryFolder } from '../tools.ts'
+import { bootQemu } from './qemu.ts'
 
 let folder: ReturnType<typeof temporaryFolder>
 let ends: (() => unknown)[]
@@ -67,36 +68,11 @@ describe.skipIf(lacks('qemu-system-i386'))('qemu-system-i386', () => {
     const out = { write: (text: string) => void (said += text) }
     const ended = runNbd(['-s', '-f', 'raw', '-x', 'root', '-k', socket, debian.disk], '0', { out, err: out })
     await appears(socket)
-    const drive = `file=nbd+unix:///root?socket=${socket},format=raw,if=virtio`
-    const machine = [
-      '-accel',
-      'tcg',
-      '-m',
-      '256',
-      '-display',
-      'none',
-      '-serial',
-      'stdio',
-      '-monitor',
-      'none',
-      '-no-reboot',
-    ]
-    const qemu = spawn('qemu-system-i386', [...machine, '-nodefaults', '-drive', drive])
-    ends.push(() => qemu.kill('SIGKILL'))
-    let text = ''
-    qemu.stderr.on('data', (piece: Buffer) => (text += piece))
-    const comes = (expected: RegExp) =>
-      new Promise<void>((resolve, reject) => {
-        const check = () => expected.test(text) && resolve()
-        qemu.stdout.on('data', check)
-        qemu.on('exit', () => reject(new Error(`qemu ended:\n${text.slice(-2000)}`)))
-        check()
-      })
-    qemu.stdout.on('data', (piece: Buffer) => (text += piece))
-    await comes(new RegExp(`${READY_MARK}[^]*${PROMPT}`))
-    qemu.stdin.write('echo hello > /root/file && sync && echo "written $((6*7))"\n')
-    await comes(/written 42/)
-    qemu.kill('SIGKILL')
+    const guest = await bootQemu(`file=nbd+unix:///root?socket=${socket},format=raw,if=virtio`)
+    ends.push(() => guest.kill())
+    guest.type('echo hello > /root/file && sync && echo "written $((6*7))"')
+    await guest.comes(/written 42/)
+    guest.kill()
     await ended
     expect(said).toBe('')
   })
