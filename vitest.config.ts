@@ -15,8 +15,6 @@ const quick = { testTimeout: 60_000, hookTimeout: 60_000 }
 
 export default defineConfig({
   test: {
-    // Left to itself vitest keeps a core free.
-    maxWorkers: 2,
     projects: [
       {
         test: {
