@@ -122,6 +122,12 @@ export class ScsiBus {
     if (fresh && this.#phase === PHASE_COMMAND) this.#phase = PHASE_MSG_OUT
   }
 
+  /** Negates SATN/ for an initiator that hands over every byte itself: the target asks for one more. */
+  negateAttention(): void {
+    this.#attention = false
+  }
+
+  /** Negates SATN/: the target goes on from MESSAGE OUT. */
   clearAttention(): void {
     this.#attention = false
     if (this.#phase === PHASE_MSG_OUT && this.#current !== undefined) this.#advance(this.#current)

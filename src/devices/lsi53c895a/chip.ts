@@ -7,6 +7,7 @@ import { PciConfig } from '../pci.ts'
 import type { ScsiTarget } from '../scsi/index.ts'
 import { ScsiBus } from './bus.ts'
 import { InterruptUnit } from './interrupts.ts'
+import { LowLevel, type LowLevelHost } from './lowlevel.ts'
 import * as reg from './registers.ts'
 import { saveState, stateOf } from './saved.ts'
 import { type ScriptsHost, ScriptsProcessor } from './scripts.ts'
@@ -25,7 +26,7 @@ const TIMER_UNIT = 4340 / 40000
 const REST_TURNS = 1000
 
 /** The chip as a PCI function. */
-export class Lsi53c895a implements PciDevice, ScriptsHost {
+export class Lsi53c895a implements PciDevice, ScriptsHost, LowLevelHost {
   readonly name: string
   readonly config: PciConfig
   readonly windows: readonly Window[]
@@ -40,6 +41,7 @@ export class Lsi53c895a implements PciDevice, ScriptsHost {
   readonly #ramView: DataView
   readonly #scripts: ScriptsProcessor
   readonly #interrupts: InterruptUnit
+  readonly #low: LowLevel
   readonly #variant: (typeof variants)[Variant]
   #timer: (() => void) | undefined
   #timerEnd = 0
@@ -72,6 +74,7 @@ export class Lsi53c895a implements PciDevice, ScriptsHost {
       variant.wide,
     )
     this.#scripts = new ScriptsProcessor(this)
+    this.#low = new LowLevel(this)
     const read = (offset: number, width: number) => this.#read(offset, width)
     const write = (offset: number, width: number, value: number) => this.#write(offset, width, value)
     this.windows = [
@@ -116,11 +119,16 @@ export class Lsi53c895a implements PciDevice, ScriptsHost {
     const bytes = this.#bytes
     switch (offset) {
       case reg.SCNTL1:
-        return (bytes[reg.SCNTL1]! & ~reg.SCNTL1_CON) | (this.bus.connected ? reg.SCNTL1_CON : 0)
+        return (bytes[reg.SCNTL1]! & ~reg.SCNTL1_CON) | (this.#low.connected ? reg.SCNTL1_CON : 0)
       case reg.SOCL:
-        return (bytes[reg.SOCL]! & ~reg.SOCL_ATN) | (this.bus.attention ? reg.SOCL_ATN : 0)
+        if (bytes[reg.SCNTL0]! & reg.SCNTL0_TRG) return bytes[offset]!
+        return (bytes[offset]! & ~reg.SOCL_ATN) | (this.bus.attention ? reg.SOCL_ATN : 0)
       case reg.SBCL:
-        return this.#busControlLines()
+        return this.#low.controlLines
+      case reg.SBDL:
+        return this.#low.dataLines & 0xff
+      case reg.SBDL + 1:
+        return this.#low.dataLines >>> 8
       case reg.DSTAT:
         return this.#interrupts.readDstat()
       case reg.SIST0:
@@ -128,9 +136,9 @@ export class Lsi53c895a implements PciDevice, ScriptsHost {
       case reg.SIST1:
         return this.#interrupts.readSist(1)
       case reg.SSTAT1:
-        return (bytes[reg.SSTAT1]! & ~7) | (this.bus.phase ?? 0)
+        return this.#low.on ? bytes[reg.SSTAT1]! : (bytes[reg.SSTAT1]! & ~7) | (this.bus.phase ?? 0)
       case reg.ISTAT0:
-        return (bytes[reg.ISTAT0]! & ~reg.ISTAT0_CON) | (this.bus.connected ? reg.ISTAT0_CON : 0)
+        return (bytes[reg.ISTAT0]! & ~reg.ISTAT0_CON) | (this.#low.connected ? reg.ISTAT0_CON : 0)
       case reg.CTEST1:
         return reg.CTEST1_FMT
       case reg.CTEST2:
@@ -151,14 +159,15 @@ export class Lsi53c895a implements PciDevice, ScriptsHost {
     if (this.#plain[offset] === 1) bytes[offset] = value
     switch (offset) {
       case reg.SCNTL0:
-        bytes[offset] = value & ~reg.SCNTL0_START
+        // While SCRIPTS run the bit is theirs
+        bytes[offset] = this.#scripts.running && !this.#low.on ? value & ~reg.SCNTL0_START : value
+        this.#low.start()
         break
       case reg.SCNTL1:
         this.#writeScntl1(value)
         break
       case reg.SOCL:
-        if (value & reg.SOCL_ATN && this.bus.connected) this.bus.setAttention()
-        if (!(value & reg.SOCL_ACK)) this.bus.clearAcknowledge()
+        this.#low.control(value)
         break
       case reg.SFBR:
         break
@@ -191,17 +200,13 @@ export class Lsi53c895a implements PciDevice, ScriptsHost {
       case reg.STIME1:
         this.#setTimer(value & reg.STIME1_GEN)
         break
+      case reg.STEST2:
+        this.#low.answer()
+        break
       case reg.STEST3:
         bytes[offset] = value & ~reg.STEST3_CSF
         break
     }
-  }
-
-  #busControlLines(): number {
-    const { bus } = this
-    if (!bus.connected) return 0
-    const request = bus.phase === undefined ? 0 : 0x80
-    return request | (bus.acknowledging ? 0x40 : 0) | 0x20 | (bus.attention ? 0x08 : 0) | (bus.phase ?? 0)
   }
 
   /** CTEST2; reading it clears SIGP. */
@@ -215,7 +220,8 @@ export class Lsi53c895a implements PciDevice, ScriptsHost {
   #writeScntl1(value: number): void {
     const bytes = this.#bytes
     const asserted = (bytes[reg.SCNTL1]! & reg.SCNTL1_RST) !== 0
-    bytes[reg.SCNTL1] = value & ~reg.SCNTL1_CON
+    bytes[reg.SCNTL1] = value
+    if (!(value & reg.SCNTL1_CON)) this.#low.letGo()
     if ((value & reg.SCNTL1_RST) === 0) bytes[reg.SSTAT0]! &= ~reg.SSTAT0_RST
     else if (!asserted) {
       bytes[reg.SSTAT0]! |= reg.SSTAT0_RST
@@ -263,7 +269,7 @@ export class Lsi53c895a implements PciDevice, ScriptsHost {
 
   /** Runs the program on: what it waited for may be there. */
   resume(): void {
-    if (this.#resetting !== undefined || this.#slice || !this.#scripts.running) return
+    if (this.#resetting !== undefined || this.#slice || !this.#scripts.running || this.#low.on) return
     this.#ramBase = this.#ram.length === 0 ? 0 : this.config.barAddress(2)
     this.#registerBase = this.config.barAddress(1)
     this.#scripts.poke()
@@ -281,18 +287,28 @@ export class Lsi53c895a implements PciDevice, ScriptsHost {
 
   #reselecting(): void {
     if (this.#scripts.waitsForReselection) this.resume()
+    else this.#low.answer()
   }
 
   #busFree(): void {
     const bytes = this.#bytes
+    const expected = !this.#low.on && (bytes[reg.SCNTL2]! & reg.SCNTL2_SDU) === 0
     bytes[reg.SSTAT2]! |= reg.SSTAT2_LDSC
-    if (!(bytes[reg.SCNTL2]! & reg.SCNTL2_SDU)) return
+    bytes[reg.SSTAT0]! &= ~reg.SSTAT0_ILF
     bytes[reg.SCNTL2]! &= ~reg.SCNTL2_SDU
-    this.scsiInterrupt(reg.SIST0_UDC, 0)
+    if (expected) {
+      if (bytes[reg.SCNTL1]! & reg.SCNTL1_IARB) bytes[reg.SSTAT0]! |= reg.SSTAT0_WOA
+    } else {
+      bytes[reg.SCNTL1]! &= ~reg.SCNTL1_IARB
+      this.scsiInterrupt(reg.SIST0_UDC, 0)
+    }
+    this.#low.start()
+    this.#low.answer()
   }
 
   #busReset(): void {
     this.#scripts.stop()
+    this.#low.reset()
     const gone = this.bus.reset()
     if (isLater(gone)) this.#holdUntil(gone)
   }
@@ -313,6 +329,7 @@ export class Lsi53c895a implements PciDevice, ScriptsHost {
     bytes[reg.SSTAT0]! |= reg.SSTAT0_WOA
     bytes[reg.SSTAT2]! &= ~reg.SSTAT2_LDSC
     bytes[reg.SCNTL2]! |= reg.SCNTL2_SDU
+    bytes[reg.SCNTL1]! &= ~reg.SCNTL1_IARB
     if (reselected) {
       bytes[reg.SSID] = reg.SSID_VAL | id
       bytes[reg.SDID] = id

@@ -266,7 +266,8 @@ export class ScriptsProcessor {
     }
     // The manual has an illegal instruction here; SeaBIOS moves no bytes for commands that have no data.
     if (count === 0) return GO_ON
-    if (bus.phase === undefined) return this.#pause('phase')
+    // Connected in the other role is not connected (5.3, step 1)
+    if (bus.phase === undefined || this.#isTarget) return this.#pause('phase')
     if (phase === reg.PHASE_MSG_OUT) bus.expectMessage()
     this.#set(reg.DBMS, high)
     this.#set(reg.DNAD, low)
@@ -363,23 +364,18 @@ export class ScriptsProcessor {
     this.#registers.setUint8(reg.CTEST5, (ctest5 & 0xfc) | ((count >>> 8) & 3))
   }
 
-  // ---- I/O instructions (5.4), initiator role ----
+  // ---- I/O instructions (5.4) ----
 
   #inputOutput(instruction: number, operand: number): boolean {
-    const { bus } = this.#host
     const target = instruction & (1 << 26) ? (this.#get(reg.DSP) + signed24(operand)) >>> 0 : operand
-    const isTarget = (this.#registers.getUint8(reg.SCNTL0) & reg.SCNTL0_TRG) !== 0
-    switch ((instruction >>> 27) & 7) {
+    const opcode = (instruction >>> 27) & 7
+    if (instruction & (1 << 24) && opcode !== 0) return this.#fault(reg.DSTAT_IID)
+    switch (opcode) {
       case 0:
-        // Nobody on this bus but the chip is an initiator, so who is reselected does not answer
-        if (!isTarget) return this.#select(instruction)
-        this.#unanswered = true
-        return GO_ON
+        return this.#select(instruction)
       case 1:
-        this.#release()
-        return bus.connected ? this.#pause('disconnect') : GO_ON
+        return this.#isTarget ? this.#disconnect() : this.#waitDisconnect()
       case 2:
-        // WAIT SELECT in target role; being reselected ends it too, the chip is an initiator then
         return this.#waitReselect(target)
       case 3:
         return this.#setClear(instruction, true)
@@ -388,6 +384,27 @@ export class ScriptsProcessor {
     }
   }
 
+  get #isTarget(): boolean {
+    return (this.#registers.getUint8(reg.SCNTL0) & reg.SCNTL0_TRG) !== 0
+  }
+
+  #waitDisconnect(): boolean {
+    const { bus } = this.#host
+    this.#release()
+    if (!bus.connected) return GO_ON
+    // A target that asks for more does not disconnect (DSTAT, IID)
+    return bus.phase === undefined || bus.acknowledging ? this.#pause('disconnect') : this.#fault(reg.DSTAT_IID)
+  }
+
+  /** DISCONNECT of the target role: it ceases to drive the bus. What holds the bus otherwise is a target of its own. */
+  #disconnect(): boolean {
+    const { bus } = this.#host
+    this.#release()
+    bus.clearAttention()
+    return GO_ON
+  }
+
+  /** SELECT, and RESELECT in the target role, which no initiator answers: there is none but the chip. */
   #select(instruction: number): boolean {
     const { bus } = this.#host
     let id = (instruction >>> 16) & 0x0f
@@ -403,8 +420,11 @@ export class ScriptsProcessor {
     if (bus.connected) return this.#alternate(instruction)
     this.#idle = 0
     this.#registers.setUint8(reg.SDID, id)
-    if (bus.select(id, (instruction & (1 << 24)) !== 0)) this.#host.connect(id, false)
-    else this.#unanswered = true
+    if (!this.#isTarget && bus.select(id, (instruction & (1 << 24)) !== 0)) this.#host.connect(id, false)
+    else {
+      this.#registers.setUint8(reg.SSTAT0, this.#registers.getUint8(reg.SSTAT0) | reg.SSTAT0_WOA)
+      this.#unanswered = true
+    }
     return GO_ON
   }
 
@@ -423,19 +443,24 @@ export class ScriptsProcessor {
     return GO_ON
   }
 
+  /** WAIT RESELECT, and WAIT SELECT in the target role: nobody selects the chip, and being reselected ends it at the other address. */
   #waitReselect(alternate: number): boolean {
     const { bus } = this.#host
     this.#release()
-    if (bus.connected) return GO_ON
+    const isTarget = this.#isTarget
+    if (bus.connected) {
+      if (isTarget) this.#set(reg.DSP, alternate)
+      return GO_ON
+    }
     if (this.#registers.getUint8(reg.ISTAT0) & reg.ISTAT0_SIGP) {
       this.#set(reg.DSP, alternate)
       return GO_ON
     }
     const id = bus.reselect()
     if (id === undefined) return this.#pause('reselect')
-    this.#setRole(false)
     this.#idle = 0
     this.#host.connect(id, true)
+    if (isTarget) this.#set(reg.DSP, alternate)
     return GO_ON
   }
 
@@ -443,6 +468,12 @@ export class ScriptsProcessor {
     const { bus } = this.#host
     if (instruction & (1 << 10)) this.#alu.carry = value
     if (instruction & (1 << 9)) this.#setRole(value)
+    const lines = instruction & (reg.SOCL_ACK | reg.SOCL_ATN)
+    if (lines === 0) return GO_ON
+    const socl = this.#registers.getUint8(reg.SOCL)
+    this.#registers.setUint8(reg.SOCL, value ? socl | lines : socl & ~lines)
+    // They are an initiator's: the target role has them in SOCL only
+    if (this.#isTarget) return GO_ON
     if (instruction & (1 << 3)) {
       if (value) bus.setAttention()
       else bus.clearAttention()
@@ -478,7 +509,7 @@ export class ScriptsProcessor {
   #transferControl(instruction: number, operand: number): boolean {
     const { bus } = this.#host
     const opcode = (instruction >>> 27) & 7
-    if (opcode > 3) return this.#fault(reg.DSTAT_IID)
+    if (opcode > 3 || this.#isIllegalControl(instruction)) return this.#fault(reg.DSTAT_IID)
     const onTrue = (instruction & (1 << 19)) !== 0
     const compares = (instruction & 0x00260000) !== 0
     let taken = onTrue
@@ -506,10 +537,20 @@ export class ScriptsProcessor {
     return GO_ON
   }
 
+  /** Combinations of conditions that there are not (DSTAT, IID). */
+  #isIllegalControl(instruction: number): boolean {
+    const compares = instruction & ((1 << 18) | (1 << 17))
+    if (instruction & (1 << 22) || (instruction & (1 << 21) && compares !== 0)) return true
+    return this.#isTarget && ((instruction & (1 << 16)) !== 0 || compares === ((1 << 18) | (1 << 17)))
+  }
+
   /** Whether all comparisons come out as `wanted`: both must be false to branch on false (5.6.1, True/False Jump). */
   #compare(instruction: number, wanted: boolean): boolean {
     if (instruction & (1 << 21) && this.#alu.carry !== wanted) return false
-    if (instruction & (1 << 17)) {
+    if (instruction & (1 << 17) && this.#isTarget) {
+      // A target compares with SATN/ instead of the phase
+      if (this.#host.bus.attention !== wanted) return false
+    } else if (instruction & (1 << 17)) {
       const phase = this.#host.bus.phase ?? reg.PHASE_DATA_OUT
       if ((phase === ((instruction >>> 24) & 7)) !== wanted) return false
     }

@@ -354,23 +354,104 @@ describe('memory moves, load and store (5.7, 5.8)', () => {
   })
 })
 
-describe('the target role (5.4)', () => {
-  test('SET TARGET; RESELECT finds no initiator and times out', () => {
+describe('the target role (5.3, 5.4, 5.6)', () => {
+  test('SET TARGET and CLEAR TARGET are SCNTL0 TRG', () => {
     const chip = machine()
-    chip.run(s.set(s.TARGET), s.selectAtn(3), s.int(1))
+    chip.run(s.set(s.TARGET), s.int(1))
     expect(chip.r8(reg.SCNTL0) & reg.SCNTL0_TRG).toBe(reg.SCNTL0_TRG)
-    expect(chip.r8(reg.SIST1)).toBe(reg.SIST1_STO)
     chip.run(s.clear(s.TARGET), s.int(2))
     expect(chip.r8(reg.SCNTL0) & reg.SCNTL0_TRG).toBe(0)
   })
 
-  test('WAIT SELECT goes the other way when SIGP is set; DISCONNECT frees what is free', () => {
+  test('RESELECT wins the arbitration, finds no initiator and times out at the first instruction that needs one', () => {
+    const chip = machine()
+    chip.bus.memory.data.setUint32(TABLE + 4, 0x33_02_08_00, true)
+    chip.w32(reg.DSA, TABLE)
+    const reselectFrom = [0x42000004, 0] as const
+    chip.run(s.set(s.TARGET), reselectFrom, s.modify(reg.SCRATCHA, 'load', 1), s.move(1, SCRATCH, s.MSG_IN), s.int(1))
+    expect(chip.r16(reg.SIST0)).toBe(reg.SIST1_STO << 8)
+    expect([chip.r8(reg.SCRATCHA), chip.r32(reg.DSP)]).toEqual([1, PROGRAM + 32])
+    expect([chip.r8(reg.SDID), chip.r8(reg.SCNTL3), chip.r8(reg.SXFER)]).toEqual([2, 0x33, 0x08])
+    expect(chip.r8(reg.SSTAT0) & reg.SSTAT0_WOA).toBe(reg.SSTAT0_WOA)
+    expect(chip.r8(reg.SCNTL1) & reg.SCNTL1_CON).toBe(0)
+  })
+
+  test('WAIT SELECT: nobody selects; SIGP ends it at the other address', () => {
     const chip = machine()
     const way = PROGRAM + 0x800
     s.assemble(chip.bus.memory, way, s.waitDisconnect(), s.int(5))
     chip.run(s.set(s.TARGET), s.waitReselect(way), s.int(1))
+    expect(chip.r8(reg.ISTAT1)).toBe(reg.ISTAT1_SRUN)
     chip.w8(reg.ISTAT0, reg.ISTAT0_SIGP)
     expect(chip.r32(reg.DSPS)).toBe(5)
+  })
+
+  test('WAIT SELECT: being reselected ends it at the other address, where the program becomes the initiator', async () => {
+    const chip = ready(machine())
+    chip.faulty.later()
+    const way = PROGRAM + 0x800
+    const [, ...rest] = takeReselection(TABLE, BUFFER)
+    s.assemble(chip.bus.memory, way, s.int(3, { not: true }), s.clear(s.TARGET), ...rest, s.int(5))
+    chip.run(...slowRead(chip, 1, 16), s.set(s.TARGET), s.waitReselect(way), s.int(1))
+    await chip.stopped()
+    expect(chip.r32(reg.DSPS)).toBe(5)
+    expect(chip.bytes(TABLE, 5)).toEqual([0x80, 0x20, 1, 0, 0])
+    expect(chip.bytes(BUFFER, 4096)).toEqual([...chip.content.subarray(16 * 512, 24 * 512)])
+  })
+
+  test('DISCONNECT does not wait; SET and CLEAR of ATN and ACK reach SOCL, not the bus', () => {
+    const chip = machine()
+    chip.run(s.set(s.TARGET), s.waitDisconnect(), s.set(s.ATN | s.ACK), s.int(1))
+    expect(chip.r32(reg.DSPS)).toBe(1)
+    expect([chip.r8(reg.SOCL), chip.r8(reg.SBCL)]).toEqual([s.ATN | s.ACK, 0])
+    chip.run(s.clear(s.ATN), s.int(2))
+    expect(chip.r8(reg.SOCL)).toBe(s.ACK)
+    chip.run(s.clear(s.TARGET), s.clear(s.ACK), s.selectAtn(3), s.set(s.TARGET), s.waitDisconnect(), s.int(3))
+    expect([chip.r32(reg.DSPS), chip.r8(reg.SBCL) & s.ATN]).toEqual([3, 0])
+  })
+
+  test.each(['not connected', 'connected as an initiator'])(
+    'a block move waits for a connection as a target: %s',
+    (how) => {
+      const chip = machine()
+      const select = how === 'not connected' ? [] : [s.selectAtn(3)]
+      chip.put(SCRATCH, 0x80)
+      chip.run(...select, s.set(s.TARGET), s.move(1, SCRATCH, s.MSG_OUT), s.int(1))
+      expect([chip.r8(reg.ISTAT1), chip.r8(reg.ISTAT0) & 3]).toEqual([reg.ISTAT1_SRUN, 0])
+      chip.w8(reg.ISTAT0, reg.ISTAT0_ABRT)
+      expect(chip.r8(reg.DSTAT)).toBe(reg.DSTAT_DFE | reg.DSTAT_ABRT)
+    },
+  )
+
+  test('IF ATN: the comparison of phases asks for SATN/ instead', () => {
+    const chip = machine()
+    const program = (...before: (readonly number[])[]) =>
+      chip.run(...before, s.set(s.TARGET), s.int(1, { phase: s.DATA_OUT }), s.clear(s.TARGET), s.int(2))
+    expect(program()).toBe(2)
+    expect(program(s.clear(s.TARGET), s.selectAtn(3))).toBe(1)
+  })
+})
+
+describe('illegal instructions (4, DSTAT IID)', () => {
+  const carry = 1 << 21
+  test.each([
+    ['SELECT WITH ATN in another I/O instruction', [0x49000000, 0], false],
+    ['a transfer control with its reserved bit', [0x80480000, 0], false],
+    ['carry and data compared at once', [(0x800c0000 | carry) >>> 0, 0], false],
+    ['carry and phase compared at once', [(0x800a0000 | carry) >>> 0, 0], false],
+    ['the target role: WHEN', s.int(1, { phase: s.DATA_IN, when: true }), true],
+    ['the target role: data and phase compared at once', s.int(1, { phase: s.DATA_IN, data: 1 }), true],
+  ] as const)('%s', (_, words, isTarget) => {
+    const chip = machine()
+    chip.run(isTarget ? s.set(s.TARGET) : s.clear(s.TARGET), words)
+    expect(chip.r8(reg.DSTAT)).toBe(reg.DSTAT_DFE | reg.DSTAT_IID)
+    expect(chip.r32(reg.DSP)).toBe(PROGRAM + 16)
+  })
+
+  test('WAIT DISCONNECT while the target asks for more', () => {
+    const chip = machine()
+    chip.run(s.selectAtn(3), s.waitDisconnect(), s.int(1))
+    expect(chip.r8(reg.DSTAT)).toBe(reg.DSTAT_DFE | reg.DSTAT_IID)
   })
 })
 
