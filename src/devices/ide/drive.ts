@@ -2,6 +2,7 @@
 import type { IoVec } from '../../block/iovec.ts'
 import { type Now, settle } from '../../block/now.ts'
 import type { Clock, Saved } from '../machine.ts'
+import { PioData } from './pio.ts'
 import {
   DEVICE_DEV,
   DIAGNOSTIC_PASSED,
@@ -16,7 +17,7 @@ import {
   STATUS_DRQ,
   STATUS_ERR,
 } from './registers.ts'
-import { type Fields, takeBoolean, takeBytes, takeNumber, takeString } from './saved.ts'
+import { type Fields, takeBoolean, takeNumber, takeString } from './saved.ts'
 
 /** The drive's end of the cable. */
 export interface Cable {
@@ -50,8 +51,6 @@ const PHASES: readonly string[] = [
 export type ResetKind = 'power' | 'soft' | 'device'
 
 const UNIT = 512
-/** Largest part of a transfer that the drive's own buffer holds, bytes. */
-export const BUFFER_LIMIT = 128 << 10
 
 export abstract class Drive {
   /** 0 is the master, 1 the slave. */
@@ -73,15 +72,8 @@ export abstract class Drive {
   phase: Phase = 'idle'
   /** Bytes that the drive, asserting DMARQ, still wants moved. */
   dmaWanted = 0
-  /** What PIO data pass through. */
-  buffer: Uint8Array<ArrayBuffer> = new Uint8Array(UNIT)
-  #view = new DataView(this.buffer.buffer)
-  #at = 0
-  // End of the DRQ block that the host reads, or writes; 0 when there is none, so that one comparison answers a stray access
-  #inEnd = 0
-  #outEnd = 0
-  #windowEnd = 0
-  #block = UNIT
+  /** What passes through the Data register. */
+  readonly pio = new PioData()
   #generation = 0
   #holdReset = false
   #released = true
@@ -185,61 +177,33 @@ export abstract class Drive {
 
   /** Reads 1, 2 or 4 bytes of the Data register. */
   readData(width: number): number {
-    const at = this.#at
-    const next = at + width
-    if (next > this.#inEnd) return this.#readShort(width)
-    const value =
-      width === 2 ? this.#view.getUint16(at, true) : width === 4 ? this.#view.getUint32(at, true) : this.buffer[at]!
-    this.#at = next
-    if (next === this.#inEnd) this.#blockTaken()
+    const { pio } = this
+    if (pio.at >= pio.inEnd) return 0
+    const value = pio.take(width)
+    if (pio.at === pio.inEnd) this.#blockTaken()
     return value
   }
 
   /** Writes 1, 2 or 4 bytes to the Data register. */
   writeData(width: number, value: number): void {
-    const at = this.#at
-    const next = at + width
-    if (next > this.#outEnd) {
-      this.#writeShort(width, value)
-      return
-    }
-    if (width === 2) this.#view.setUint16(at, value, true)
-    else if (width === 4) this.#view.setUint32(at, value, true)
-    else this.buffer[at] = value
-    this.#at = next
-    if (next === this.#outEnd) this.#blockGiven()
-  }
-
-  // What the end of a block cuts off reads as zero, and is lost when written
-  #readShort(width: number): number {
-    let value = 0
-    for (let i = 0; i < width && this.#at < this.#inEnd; i++) value += this.readData(1) * 2 ** (8 * i)
-    return value
-  }
-
-  #writeShort(width: number, value: number): void {
-    for (let i = 0; i < width && this.#at < this.#outEnd; i++) this.writeData(1, (value >>> (8 * i)) & 0xff)
+    const { pio } = this
+    if (pio.at >= pio.outEnd) return
+    pio.put(width, value)
+    if (pio.at === pio.outEnd) this.#blockGiven()
   }
 
   #blockTaken(): void {
-    if (this.#at < this.#windowEnd) {
-      this.#inEnd = Math.min(this.#at + this.#block, this.#windowEnd)
-      this.#interrupt()
-      return
-    }
-    this.#inEnd = 0
-    this.taken(this.#windowEnd)
+    if (this.pio.nextIn()) this.#interrupt()
+    else this.taken(this.pio.length)
   }
 
   #blockGiven(): void {
-    if (this.#at < this.#windowEnd) {
-      this.#outEnd = Math.min(this.#at + this.#block, this.#windowEnd)
+    if (this.pio.nextOut()) {
       this.#interrupt()
       return
     }
-    this.#outEnd = 0
     this.busy()
-    this.given(this.#windowEnd)
+    this.given(this.pio.length)
   }
 
   // For command sets: how a command goes on and how it ends
@@ -281,43 +245,30 @@ export abstract class Drive {
     this.phase = 'asleep'
   }
 
+  /** The drive's buffer: what PIO data pass through. */
+  get buffer(): Uint8Array<ArrayBuffer> {
+    return this.pio.bytes
+  }
+
   /** Makes {@link buffer} at least `length` bytes long; what it held is lost if it must grow. */
   room(length: number): Uint8Array<ArrayBuffer> {
-    if (this.buffer.length < length) {
-      this.buffer = new Uint8Array(length)
-      this.#view = new DataView(this.buffer.buffer)
-    }
-    return this.buffer
+    return this.pio.room(length)
   }
 
   /** PIO data-in: presents the first `length` bytes of {@link buffer} in DRQ blocks, each with an interrupt. */
   present(length: number, block = UNIT): void {
     this.phase = 'in'
     this.status = this.ready | STATUS_DRQ
-    this.#window(length, block)
-    this.#inEnd = Math.min(block, length)
+    this.pio.present(length, block)
     this.#interrupt()
   }
 
   /** PIO data-out: asks for `length` bytes in DRQ blocks; the first of a command comes without an interrupt. */
   ask(length: number, block: number, first: boolean): void {
-    this.room(length)
     this.phase = 'out'
     this.status = this.ready | STATUS_DRQ
-    this.#window(length, block)
-    this.#outEnd = Math.min(block, length)
+    this.pio.ask(length, block)
     if (!first) this.#interrupt()
-  }
-
-  /** Bytes that were asked for, or presented, last. */
-  protected get asked(): number {
-    return this.#windowEnd
-  }
-
-  #window(length: number, block: number): void {
-    this.#at = 0
-    this.#windowEnd = length
-    this.#block = block
   }
 
   /** DMA: asserts DMARQ until `length` bytes have passed. */
@@ -356,8 +307,7 @@ export abstract class Drive {
   #end(status: number): void {
     this.phase = 'idle'
     this.status = status
-    this.#inEnd = 0
-    this.#outEnd = 0
+    this.pio.close()
     this.dmaWanted = 0
   }
 
@@ -429,8 +379,7 @@ export abstract class Drive {
   reset(kind: ResetKind): Now<void> {
     this.phase = 'reset'
     this.status = STATUS_BSY
-    this.#inEnd = 0
-    this.#outEnd = 0
+    this.pio.close()
     this.dmaWanted = 0
     this.#resetKind = kind
     this.#holdReset = kind === 'soft'
@@ -497,12 +446,7 @@ export abstract class Drive {
       opcode: this.opcode,
       phase: this.phase,
       dmaWanted: this.dmaWanted,
-      buffer: inOrOut ? this.buffer.slice() : this.buffer.slice(0, UNIT),
-      at: this.#at,
-      inEnd: this.#inEnd,
-      outEnd: this.#outEnd,
-      windowEnd: this.#windowEnd,
-      block: this.#block,
+      ...this.pio.save(inOrOut),
       holdReset: this.#holdReset,
     }
   }
@@ -514,10 +458,7 @@ export abstract class Drive {
     const word = (key: string) => takeNumber(state, key, 0xffff)
     const phase = takeString(state, 'phase')
     if (!PHASES.includes(phase)) throw new RangeError(`a drive is never in the phase '${phase}'`)
-    const buffer = takeBytes(state, 'buffer', BUFFER_LIMIT)
-    this.buffer = buffer.length < UNIT ? new Uint8Array(UNIT) : buffer.slice()
-    this.#view = new DataView(this.buffer.buffer)
-    const size = this.buffer.length
+    this.pio.restore(state)
     this.features = word('features')
     this.count = word('count')
     this.lbaLow = word('lbaLow')
@@ -530,11 +471,6 @@ export abstract class Drive {
     this.opcode = byte('opcode')
     this.phase = phase as Phase
     this.dmaWanted = takeNumber(state, 'dmaWanted', 2 ** 32)
-    this.#at = takeNumber(state, 'at', size)
-    this.#inEnd = takeNumber(state, 'inEnd', size)
-    this.#outEnd = takeNumber(state, 'outEnd', size)
-    this.#windowEnd = takeNumber(state, 'windowEnd', size)
-    this.#block = Math.max(takeNumber(state, 'block', size), 1)
     this.#holdReset = takeBoolean(state, 'holdReset')
     this.#released = true
     if (this.phase === 'moving') {

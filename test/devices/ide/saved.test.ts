@@ -47,6 +47,29 @@ describe('a saved state', () => {
     expect(bytes).toEqual(pattern(70, 2))
   })
 
+  test('after PIO of any length, whole or broken off by a reset', () => {
+    const first = host(filled())
+    first.issue(0x20, { lba: 3, count: 4 })
+    first.pioIn(4 * 512)
+    expect(moved(first, filled()).status).toBe(READY)
+    first.issue(0x30, { lba: 3, count: 4 })
+    first.outsw(new Uint8Array(1500))
+    first.softReset()
+    expect(moved(first, filled()).status).toBe(READY)
+  })
+
+  test('in the middle of a READ MULTIPLE that is shorter than its blocks', () => {
+    const first = host(filled())
+    first.issue(0xc6, { count: 16 })
+    first.done()
+    first.issue(0xc4, { lba: 3, count: 3 })
+    const begin = first.insw(700)
+    const second = moved(first, new Memory(1 << 20))
+    second.bus.clock.turn()
+    expect(new Uint8Array([...begin, ...second.insw(3 * 512 - 700)])).toEqual(pattern(3, 3))
+    expect(second.status).toBe(READY)
+  })
+
   test('with a DMA read under way asks for it again, when the bus runs, and not before', () => {
     const slow = new Slow(1 << 20)
     const first = host(slow)

@@ -1,8 +1,8 @@
 /** READ LOG EXT, WRITE LOG EXT and their DMA forms: General Purpose Logging [ATA8-ACS 7.24, 7.25, 7.68, 7.69]. */
 import type { AtaDisk } from '../ata.ts'
 import type { CommandTable } from '../command.ts'
-import { BUFFER_LIMIT } from '../drive.ts'
 import { IDENTIFY_LOG, PAGE } from '../logs.ts'
+import { BUFFER_LIMIT } from '../pio.ts'
 
 /** Address, first page and number of pages; undefined if the log does not have them all. */
 function pagesOf(ata: AtaDisk): { address: number; first: number; count: number } | undefined {
