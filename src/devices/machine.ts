@@ -32,6 +32,28 @@ export interface Bus {
   irq(line: number, asserted: boolean): void
 }
 
+/**
+ * Data on their way through a register. The bus may move 2 or 4 bytes of them itself, adding to `at`: string instructions move them word
+ * by word, and calling the device for each costs more than the word. The access that reaches the end is left to the device.
+ */
+export interface PassingData {
+  readonly view: DataView
+  /** Next byte. */
+  at: number
+  /** End of what the guest reads; 0 if it does not. */
+  readonly inEnd: number
+  /** End of what the guest writes; 0 if it does not. */
+  readonly outEnd: number
+}
+
+/** A register that data pass through. */
+export interface Stream {
+  /** What passes at present. */
+  readonly data: PassingData
+  /** Called when {@link data} is another; the bus sets it. */
+  onSwitch: () => void
+}
+
 /** A range of registers: behind BAR `bar`, or at the fixed legacy `port`. */
 export interface Window {
   readonly space: 'io' | 'mem'
@@ -39,6 +61,8 @@ export interface Window {
   readonly size: number
   readonly bar?: number
   readonly port?: number
+  /** Of the register at offset 0, if data pass through it. */
+  readonly stream?: Stream
   /** Reads 1, 2 or 4 bytes at `offset`, unsigned. */
   read(offset: number, width: number): number
   /** Writes 1, 2 or 4 bytes, unsigned. */

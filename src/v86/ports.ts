@@ -1,6 +1,6 @@
 /** I/O windows in v86's table of ports. */
 import { BlockError } from '../block/error.ts'
-import type { Window } from '../devices/machine.ts'
+import type { PassingData, Stream, Window } from '../devices/machine.ts'
 import type { PortEntry, V86Io } from './internals.ts'
 
 const PORTS = 0x10000
@@ -28,6 +28,7 @@ export class Ports {
   readonly #io: V86Io
   readonly #events: WindowEvents
   readonly #ranges: Range[] = []
+  readonly #own = new WeakSet<PortEntry>()
 
   constructor(io: V86Io, events: WindowEvents) {
     this.#io = io
@@ -81,7 +82,7 @@ export class Ports {
   }
 
   #isOurs(entry: PortEntry): boolean {
-    return entry.device === this
+    return this.#own.has(entry)
   }
 
   #put(range: Range): void {
@@ -118,7 +119,7 @@ export class Ports {
         events.failed(error)
       }
     }
-    return {
+    const entry: PortEntry = {
       read8: () => read(1) & 0xff,
       read16: fits16 ? () => read(2) & 0xffff : () => 0xffff,
       read32: fits32 ? () => read(4) | 0 : () => -1,
@@ -127,5 +128,53 @@ export class Ports {
       write32: fits32 ? (value) => write(4, value >>> 0) : () => {},
       device: this,
     }
+    if (offset === 0 && window.stream !== undefined) stream(entry, window.stream)
+    this.#own.add(entry)
+    return entry
+  }
+}
+
+/** Has `entry`, which v86 calls for every word of a string instruction, move by itself what it can. */
+function stream(entry: PortEntry, source: Stream): void {
+  const { read16, read32, write16, write32 } = entry
+  // As `this`, for v86 brings it along, and two channels' closures are one function to the compiler, which must look up what they hold
+  const follow = () => {
+    entry.device = source.data
+  }
+  source.onSwitch = follow
+  follow()
+  entry.read16 = function (port) {
+    const data = this as PassingData
+    const { at } = data
+    const next = at + 2
+    if (next >= data.inEnd) return read16(port)
+    data.at = next
+    return data.view.getUint16(at, true)
+  }
+  entry.read32 = function (port) {
+    const data = this as PassingData
+    const { at } = data
+    const next = at + 4
+    if (next >= data.inEnd) return read32(port)
+    data.at = next
+    return data.view.getInt32(at, true)
+  }
+  entry.write16 = function (value) {
+    const data = this as PassingData
+    const { at } = data
+    const next = at + 2
+    if (next < data.outEnd) {
+      data.at = next
+      data.view.setUint16(at, value, true)
+    } else write16(value)
+  }
+  entry.write32 = function (value) {
+    const data = this as PassingData
+    const { at } = data
+    const next = at + 4
+    if (next < data.outEnd) {
+      data.at = next
+      data.view.setUint32(at, value, true)
+    } else write32(value)
   }
 }

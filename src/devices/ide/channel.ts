@@ -1,17 +1,21 @@
 /** One channel: a cable with up to two drives, the register decode, and the interrupt line [ATA8-APT 6, 9]. */
 import { all, type Now } from '../../block/now.ts'
-import type { Bus, Saved } from '../machine.ts'
+import type { Bus, Saved, Stream } from '../machine.ts'
 import { BusMaster } from './busmaster.ts'
 import type { Drive } from './drive.ts'
+import { PioData } from './pio.ts'
 import { CONTROL_HOB, CONTROL_NIEN, CONTROL_SRST, DEVICE_DEV, REG_DATA, REG_DEVICE, REG_STATUS } from './registers.ts'
 import { type Fields, takeBoolean, takeFields, takeNumber } from './saved.ts'
 
 const EXECUTE_DEVICE_DIAGNOSTIC = 0x90
 /** What an empty cable reads as: the host pulls DD7 down, so that nobody waits for BSY [ATA8-APT 7.2.3]. */
 const FLOATING = 0x7f
+const NO_DATA = new PioData()
 
 export class Channel {
   readonly master: BusMaster
+  /** What passes through the Data register. */
+  readonly stream = { data: NO_DATA, onSwitch: () => {} } satisfies Stream
   readonly #bus: Bus
   readonly #line: number
   readonly #drives: (Drive | undefined)[] = [undefined, undefined]
@@ -42,7 +46,13 @@ export class Channel {
 
   set decoded(decoded: boolean) {
     this.#decoded = decoded
-    this.#data = decoded ? this.#selected : undefined
+    this.#connect()
+  }
+
+  #connect(): void {
+    this.#data = this.#decoded ? this.#selected : undefined
+    this.stream.data = this.#data?.pio ?? NO_DATA
+    this.stream.onSwitch()
   }
 
   /** Puts a drive, made by `make`, on the cable. */
@@ -63,7 +73,7 @@ export class Channel {
   #select(unit: 0 | 1): void {
     this.#unit = unit
     this.#selected = this.#drives[unit]
-    this.#data = this.#decoded ? this.#selected : undefined
+    this.#connect()
     this.#updateInterrupt()
   }
 
@@ -198,7 +208,7 @@ export class Channel {
     for (const index of [0, 1]) this.#drives[index]?.restore(drives[index])
     this.#unit = unit === 0 ? 0 : 1
     this.#selected = this.#drives[this.#unit]
-    this.#data = this.#decoded ? this.#selected : undefined
+    this.#connect()
     this.#intrq = intrq
   }
 

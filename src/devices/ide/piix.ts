@@ -109,6 +109,7 @@ export class Piix implements PciDevice {
         space: 'io',
         port: PORTS[index].command,
         size: 8,
+        stream: channel.stream,
         read: (offset, width) => channel.read(offset, width),
         write: (offset, width, value) => channel.write(offset, width, value),
       },

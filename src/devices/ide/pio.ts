@@ -1,12 +1,12 @@
 /** What passes through the Data register: a drive's buffer, cut into DRQ blocks [ATA8-APT 9.6, 9.7]. */
-import type { Saved } from '../machine.ts'
+import type { PassingData, Saved } from '../machine.ts'
 import { type Fields, takeBytes, takeNumber } from './saved.ts'
 
 const UNIT = 512
 /** Largest part of a transfer that the drive's own buffer holds, bytes. */
 export const BUFFER_LIMIT = 128 << 10
 
-export class PioData {
+export class PioData implements PassingData {
   bytes: Uint8Array<ArrayBuffer> = new Uint8Array(UNIT)
   view: DataView = new DataView(this.bytes.buffer)
   at = 0
