@@ -21,4 +21,4 @@ export interface Command {
 }
 
 /** Commands by opcode. */
-export type CommandTable = { readonly [opcode: number]: Command }
+export type CommandTable = readonly (readonly [opcode: number, command: Command])[]

@@ -1,23 +1,11 @@
-/** One drive as its host sees it: the task file, and the protocols that move data [ATA8-APT 9], whatever the command set. */
+/** One drive as its host sees it: the protocols that move data [ATA8-APT 9], whatever the command set. */
 import type { IoVec } from '../../block/iovec.ts'
 import { type Now, settle } from '../../block/now.ts'
 import type { Clock, Saved } from '../machine.ts'
 import { PioData } from './pio.ts'
-import {
-  DEVICE_DEV,
-  DIAGNOSTIC_PASSED,
-  ERROR_ABRT,
-  REG_COUNT,
-  REG_DEVICE,
-  REG_ERROR,
-  REG_LBA_HIGH,
-  REG_LBA_LOW,
-  REG_LBA_MID,
-  STATUS_BSY,
-  STATUS_DRQ,
-  STATUS_ERR,
-} from './registers.ts'
+import { DEVICE_DEV, DIAGNOSTIC_PASSED, ERROR_ABRT, STATUS_BSY, STATUS_DRQ, STATUS_ERR } from './registers.ts'
 import { type Fields, takeBoolean, takeNumber, takeString } from './saved.ts'
+import { TaskFile } from './taskfile.ts'
 
 /** The drive's end of the cable. */
 export interface Cable {
@@ -52,19 +40,10 @@ export type ResetKind = 'power' | 'soft' | 'device'
 
 const UNIT = 512
 
-export abstract class Drive {
+export abstract class Drive extends TaskFile {
   /** 0 is the master, 1 the slave. */
   readonly unit: 0 | 1
   readonly cable: Cable
-  /** Registers of two bytes hold the previous content above the current one [ATA8-APT 6.3, HOB]. */
-  features = 0
-  count = 0
-  lbaLow = 0
-  lbaMid = 0
-  lbaHigh = 0
-  device = 0
-  error = 0
-  status = 0
   /** Whether the drive has an interrupt pending; it drives INTRQ only while it is selected. */
   interrupt = false
   /** The command under way, or the last one. */
@@ -82,6 +61,7 @@ export abstract class Drive {
   #moved: (whole: boolean) => void = () => {}
 
   constructor(cable: Cable, unit: 0 | 1) {
+    super()
     this.cable = cable
     this.unit = unit
   }
@@ -109,52 +89,7 @@ export abstract class Drive {
   /** Completes when nothing is with the host. */
   abstract drain(): Now<void>
 
-  // The task file
-
-  /** Reads a command block register other than Data and Status. */
-  readRegister(register: number, hob: boolean): number {
-    const shift = hob ? 8 : 0
-    switch (register) {
-      case REG_ERROR:
-        return this.error
-      case REG_COUNT:
-        return (this.count >>> shift) & 0xff
-      case REG_LBA_LOW:
-        return (this.lbaLow >>> shift) & 0xff
-      case REG_LBA_MID:
-        return (this.lbaMid >>> shift) & 0xff
-      case REG_LBA_HIGH:
-        return (this.lbaHigh >>> shift) & 0xff
-      case REG_DEVICE:
-        return this.device
-      default:
-        return this.status
-    }
-  }
-
-  /** Writes a command block register other than Data and Command; while the task file is the drive's, nothing happens. */
-  writeRegister(register: number, value: number): void {
-    if ((this.status & (STATUS_BSY | STATUS_DRQ)) !== 0) return
-    switch (register) {
-      case REG_ERROR:
-        this.features = ((this.features << 8) | value) & 0xffff
-        break
-      case REG_COUNT:
-        this.count = ((this.count << 8) | value) & 0xffff
-        break
-      case REG_LBA_LOW:
-        this.lbaLow = ((this.lbaLow << 8) | value) & 0xffff
-        break
-      case REG_LBA_MID:
-        this.lbaMid = ((this.lbaMid << 8) | value) & 0xffff
-        break
-      case REG_LBA_HIGH:
-        this.lbaHigh = ((this.lbaHigh << 8) | value) & 0xffff
-        break
-      case REG_DEVICE:
-        this.device = value
-    }
-  }
+  // The Command, Status and Data registers
 
   /** Reads Status, which answers the interrupt [ATA8-APT 6.4]. */
   readStatus(): number {
@@ -431,17 +366,10 @@ export abstract class Drive {
 
   // Saved states
 
-  save(): Fields {
+  override save(): Fields {
     const inOrOut = this.phase === 'in' || this.phase === 'out' || this.phase === 'work' || this.dmaWanted > 0
     return {
-      features: this.features,
-      count: this.count,
-      lbaLow: this.lbaLow,
-      lbaMid: this.lbaMid,
-      lbaHigh: this.lbaHigh,
-      device: this.device,
-      error: this.error,
-      status: this.status,
+      ...super.save(),
       interrupt: this.interrupt,
       opcode: this.opcode,
       phase: this.phase,
@@ -452,23 +380,14 @@ export abstract class Drive {
   }
 
   /** Takes up a state; what was under way goes on with {@link resume}. */
-  restore(state: Saved): void {
+  override restore(state: Saved): void {
     this.#generation++
-    const byte = (key: string) => takeNumber(state, key, 0xff)
-    const word = (key: string) => takeNumber(state, key, 0xffff)
     const phase = takeString(state, 'phase')
     if (!PHASES.includes(phase)) throw new RangeError(`a drive is never in the phase '${phase}'`)
     this.pio.restore(state)
-    this.features = word('features')
-    this.count = word('count')
-    this.lbaLow = word('lbaLow')
-    this.lbaMid = word('lbaMid')
-    this.lbaHigh = word('lbaHigh')
-    this.device = byte('device')
-    this.error = byte('error')
-    this.status = byte('status')
+    super.restore(state)
     this.interrupt = takeBoolean(state, 'interrupt')
-    this.opcode = byte('opcode')
+    this.opcode = takeNumber(state, 'opcode', 0xff)
     this.phase = phase as Phase
     this.dmaWanted = takeNumber(state, 'dmaWanted', 2 ** 32)
     this.#holdReset = takeBoolean(state, 'holdReset')

@@ -182,6 +182,23 @@ describe('ATA8-APT 9.11: DMA', () => {
   })
 })
 
+test('ATA-4 8: the forms without retry do the same', () => {
+  const memory = filled()
+  const ata = host(memory)
+  ata.issue(0x21, { lba: 9, count: 2 })
+  expect(ata.pioIn(1024)).toEqual(pattern(9, 2))
+  ata.issue(0x31, { lba: 9, count: 2 })
+  ata.pioOut(pattern(500, 2))
+  expect(bytesOf(memory, 9, 2)).toEqual(pattern(500, 2))
+  ata.issue(0x41, { lba: 9, count: 2 })
+  ata.done()
+  ata.dma(() => ata.issue(0xc9, { lba: 9, count: 2 }), [[0x8000, 1024]], true)
+  expect(ata.ram(0x8000, 1024)).toEqual(pattern(500, 2))
+  ata.ram(0x8000, 1024).set(pattern(600, 2))
+  ata.dma(() => ata.issue(0xcb, { lba: 9, count: 2 }), [[0x8000, 1024]], false)
+  expect(bytesOf(memory, 9, 2)).toEqual(pattern(600, 2))
+})
+
 describe('ATA8-ACS 4.1: addresses', () => {
   test('CHS is translated by the geometry of IDENTIFY words 54 to 56, and a bad one is not found', () => {
     const ata = host(filled(63 * 16 * 4))

@@ -53,21 +53,24 @@ function setFeatures(ata: AtaDisk): void {
   ata.complete()
 }
 
-export const featureCommands: CommandTable = {
-  198: {
-    name: 'SET MULTIPLE MODE',
-    protocol: 'non-data',
-    whileLocked: true,
-    run: (ata) => {
-      const count = ata.count & 0xff
-      if (count > MULTIPLE_LIMIT || (count & (count - 1)) !== 0) {
-        ata.settings.multiple = 0
-        ata.abort()
-        return
-      }
-      ata.settings.multiple = count
-      ata.complete()
+export const featureCommands: CommandTable = [
+  [
+    0xc6,
+    {
+      name: 'SET MULTIPLE MODE',
+      protocol: 'non-data',
+      whileLocked: true,
+      run: (ata) => {
+        const count = ata.count & 0xff
+        if (count > MULTIPLE_LIMIT || (count & (count - 1)) !== 0) {
+          ata.settings.multiple = 0
+          ata.abort()
+          return
+        }
+        ata.settings.multiple = count
+        ata.complete()
+      },
     },
-  },
-  239: { name: 'SET FEATURES', protocol: 'non-data', whileLocked: true, run: setFeatures },
-}
+  ],
+  [0xef, { name: 'SET FEATURES', protocol: 'non-data', whileLocked: true, run: setFeatures }],
+]

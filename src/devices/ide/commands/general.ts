@@ -25,52 +25,64 @@ const seek = (ata: AtaDisk) => {
   if (ata.extent(false) !== undefined) ata.complete()
 }
 
-export const generalCommands: CommandTable = {
+export const generalCommands: CommandTable = [
   // NOP is always aborted (7.19.2): it may stop queued commands, and there are none
-  0: { name: 'NOP', protocol: 'non-data', whileLocked: true, run: (ata) => ata.abort() },
+  [0x00, { name: 'NOP', protocol: 'non-data', whileLocked: true, run: (ata) => ata.abort() }],
   // Retired, but a BIOS or DOS of the time begins with it [ATA-3 7.23]
-  16: { name: 'RECALIBRATE', protocol: 'non-data', run: (ata) => ata.complete() },
-  112: { name: 'SEEK', protocol: 'non-data', run: seek },
-  145: {
-    name: 'INITIALIZE DEVICE PARAMETERS',
-    protocol: 'non-data',
-    whileLocked: true,
-    run: (ata) => {
-      const sectors = ata.count & 0xff
-      const heads = (ata.device & 0x0f) + 1
-      if (sectors === 0 || heads * sectors > ata.sectors) ata.abort()
-      else {
-        ata.settings.translation = { heads, sectors }
-        ata.complete()
-      }
+  [0x10, { name: 'RECALIBRATE', protocol: 'non-data', run: (ata) => ata.complete() }],
+  [0x70, { name: 'SEEK', protocol: 'non-data', run: seek }],
+  [
+    0x91,
+    {
+      name: 'INITIALIZE DEVICE PARAMETERS',
+      protocol: 'non-data',
+      whileLocked: true,
+      run: (ata) => {
+        const sectors = ata.count & 0xff
+        const heads = (ata.device & 0x0f) + 1
+        if (sectors === 0 || heads * sectors > ata.sectors) ata.abort()
+        else {
+          ata.settings.translation = { heads, sectors }
+          ata.complete()
+        }
+      },
     },
-  },
-  228: { name: 'READ BUFFER', protocol: 'pio-in', whileLocked: true, run: readBuffer },
-  233: { name: 'READ BUFFER DMA', protocol: 'dma-in', whileLocked: true, run: readBuffer },
-  232: {
-    name: 'WRITE BUFFER',
-    protocol: 'pio-out',
-    whileLocked: true,
-    run: (ata) => ata.receive(512),
-    received: keepBuffer,
-  },
-  235: {
-    name: 'WRITE BUFFER DMA',
-    protocol: 'dma-out',
-    whileLocked: true,
-    run: (ata) => ata.receive(512),
-    received: keepBuffer,
-  },
-  231: { name: 'FLUSH CACHE', protocol: 'non-data', run: flush },
-  234: { name: 'FLUSH CACHE EXT', protocol: 'non-data', run: flush },
-  236: {
-    name: 'IDENTIFY DEVICE',
-    protocol: 'pio-in',
-    whileLocked: true,
-    whileSanitizing: () => true,
-    run: (ata) => {
-      ata.room(512).set(identify(ata))
-      ata.send(512)
+  ],
+  [0xe4, { name: 'READ BUFFER', protocol: 'pio-in', whileLocked: true, run: readBuffer }],
+  [0xe9, { name: 'READ BUFFER DMA', protocol: 'dma-in', whileLocked: true, run: readBuffer }],
+  [
+    0xe8,
+    {
+      name: 'WRITE BUFFER',
+      protocol: 'pio-out',
+      whileLocked: true,
+      run: (ata) => ata.receive(512),
+      received: keepBuffer,
     },
-  },
-}
+  ],
+  [
+    0xeb,
+    {
+      name: 'WRITE BUFFER DMA',
+      protocol: 'dma-out',
+      whileLocked: true,
+      run: (ata) => ata.receive(512),
+      received: keepBuffer,
+    },
+  ],
+  [0xe7, { name: 'FLUSH CACHE', protocol: 'non-data', run: flush }],
+  [0xea, { name: 'FLUSH CACHE EXT', protocol: 'non-data', run: flush }],
+  [
+    0xec,
+    {
+      name: 'IDENTIFY DEVICE',
+      protocol: 'pio-in',
+      whileLocked: true,
+      whileSanitizing: () => true,
+      run: (ata) => {
+        ata.room(512).set(identify(ata))
+        ata.send(512)
+      },
+    },
+  ],
+]

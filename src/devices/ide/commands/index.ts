@@ -11,20 +11,21 @@ import { smartCommands } from './smart.ts'
 import { transferCommands } from './transfer.ts'
 import { trimCommands } from './trim.ts'
 
-const TABLES: readonly CommandTable[] = [
-  generalCommands,
-  transferCommands,
-  featureCommands,
-  powerCommands,
-  maximumCommands,
-  trimCommands,
-  smartCommands,
-  logCommands,
-  securityCommands,
-  sanitizeCommands,
+const TABLE: CommandTable = [
+  ...generalCommands,
+  ...transferCommands,
+  ...featureCommands,
+  ...powerCommands,
+  ...maximumCommands,
+  ...trimCommands,
+  ...smartCommands,
+  ...logCommands,
+  ...securityCommands,
+  ...sanitizeCommands,
 ]
 
 /** The commands by opcode; what is undefined is aborted. EXECUTE DEVICE DIAGNOSTIC is the channel's. */
-export const COMMANDS: readonly (Command | undefined)[] = Array.from({ length: 256 }, (_, opcode) =>
-  TABLES.map((table) => table[opcode]).find((command) => command !== undefined),
+export const COMMANDS: readonly (Command | undefined)[] = Array.from(
+  { length: 256 },
+  (_, opcode) => TABLE.find(([own]) => own === opcode)?.[1],
 )

@@ -37,9 +37,9 @@ const received = (ata: AtaDisk, data: Uint8Array) => {
 
 const whileSanitizing = (ata: AtaDisk) => (ata.lbaLow & 0xff) === IDENTIFY_LOG
 
-export const logCommands: CommandTable = {
-  47: { name: 'READ LOG EXT', protocol: 'pio-in', whileLocked: true, whileSanitizing, run: readLog },
-  71: { name: 'READ LOG DMA EXT', protocol: 'dma-in', whileLocked: true, whileSanitizing, run: readLog },
-  63: { name: 'WRITE LOG EXT', protocol: 'pio-out', run: writeLog, received },
-  87: { name: 'WRITE LOG DMA EXT', protocol: 'dma-out', run: writeLog, received },
-}
+export const logCommands: CommandTable = [
+  [0x2f, { name: 'READ LOG EXT', protocol: 'pio-in', whileLocked: true, whileSanitizing, run: readLog }],
+  [0x47, { name: 'READ LOG DMA EXT', protocol: 'dma-in', whileLocked: true, whileSanitizing, run: readLog }],
+  [0x3f, { name: 'WRITE LOG EXT', protocol: 'pio-out', run: writeLog, received }],
+  [0x57, { name: 'WRITE LOG DMA EXT', protocol: 'dma-out', run: writeLog, received }],
+]

@@ -45,65 +45,74 @@ const setMax = (ata: AtaDisk, ext: boolean) => {
   ata.complete()
 }
 
-export const maximumCommands: CommandTable = {
-  [READ_NATIVE_MAX]: {
-    name: 'READ NATIVE MAX ADDRESS',
-    protocol: 'non-data',
-    whileLocked: true,
-    run: readNativeMax(false),
-  },
-  [READ_NATIVE_MAX_EXT]: {
-    name: 'READ NATIVE MAX ADDRESS EXT',
-    protocol: 'non-data',
-    whileLocked: true,
-    run: readNativeMax(true),
-  },
-  249: {
-    name: 'SET MAX',
-    // SET PASSWORD and UNLOCK bring a sector; the other subcommands none
-    protocol: 'pio-out',
-    run: (ata) => {
-      const { maximum } = ata
-      const subcommand = ata.previous === READ_NATIVE_MAX ? 0 : ata.features & 0xff
-      switch (subcommand) {
-        case SET_PASSWORD:
-          if (maximum.locked || maximum.frozen) ata.abort()
-          else ata.receive(512)
-          break
-        case LOCK:
-          if (maximum.locked || maximum.frozen || !maximum.hasPassword) ata.abort()
-          else {
-            maximum.lock()
-            ata.complete()
-          }
-          break
-        case UNLOCK:
-          if (!maximum.locked || maximum.frozen) ata.abort()
-          else ata.receive(512)
-          break
-        case FREEZE_LOCK:
-          if (maximum.locked || !maximum.hasPassword) ata.abort()
-          else {
-            maximum.freeze()
-            ata.complete()
-          }
-          break
-        case 0:
-          setMax(ata, false)
-          break
-        default:
+export const maximumCommands: CommandTable = [
+  [
+    READ_NATIVE_MAX,
+    {
+      name: 'READ NATIVE MAX ADDRESS',
+      protocol: 'non-data',
+      whileLocked: true,
+      run: readNativeMax(false),
+    },
+  ],
+  [
+    READ_NATIVE_MAX_EXT,
+    {
+      name: 'READ NATIVE MAX ADDRESS EXT',
+      protocol: 'non-data',
+      whileLocked: true,
+      run: readNativeMax(true),
+    },
+  ],
+  [
+    0xf9,
+    {
+      name: 'SET MAX',
+      // SET PASSWORD and UNLOCK bring a sector; the other subcommands none
+      protocol: 'pio-out',
+      run: (ata) => {
+        const { maximum } = ata
+        const subcommand = ata.previous === READ_NATIVE_MAX ? 0 : ata.features & 0xff
+        switch (subcommand) {
+          case SET_PASSWORD:
+            if (maximum.locked || maximum.frozen) ata.abort()
+            else ata.receive(512)
+            break
+          case LOCK:
+            if (maximum.locked || maximum.frozen || !maximum.hasPassword) ata.abort()
+            else {
+              maximum.lock()
+              ata.complete()
+            }
+            break
+          case UNLOCK:
+            if (!maximum.locked || maximum.frozen) ata.abort()
+            else ata.receive(512)
+            break
+          case FREEZE_LOCK:
+            if (maximum.locked || !maximum.hasPassword) ata.abort()
+            else {
+              maximum.freeze()
+              ata.complete()
+            }
+            break
+          case 0:
+            setMax(ata, false)
+            break
+          default:
+            ata.abort()
+        }
+      },
+      received: (ata, data) => {
+        const password = data.subarray(PASSWORD_AT, PASSWORD_END)
+        if ((ata.features & 0xff) === SET_PASSWORD) ata.maximum.setPassword(password)
+        else if (!ata.maximum.unlock(password)) {
           ata.abort()
-      }
+          return
+        }
+        ata.complete()
+      },
     },
-    received: (ata, data) => {
-      const password = data.subarray(PASSWORD_AT, PASSWORD_END)
-      if ((ata.features & 0xff) === SET_PASSWORD) ata.maximum.setPassword(password)
-      else if (!ata.maximum.unlock(password)) {
-        ata.abort()
-        return
-      }
-      ata.complete()
-    },
-  },
-  55: { name: 'SET MAX ADDRESS EXT', protocol: 'non-data', run: (ata) => setMax(ata, true) },
-}
+  ],
+  [0x37, { name: 'SET MAX ADDRESS EXT', protocol: 'non-data', run: (ata) => setMax(ata, true) }],
+]

@@ -48,17 +48,17 @@ const sleep: Command = {
 }
 
 // ATA-3 had two opcodes for each, and hosts of its time try both
-export const powerCommands: CommandTable = {
-  148: standbyImmediate,
-  149: idleImmediate,
-  150: standby,
-  151: idleWithTimer,
-  152: checkPowerMode,
-  153: sleep,
-  224: standbyImmediate,
-  225: idleImmediate,
-  226: standby,
-  227: idleWithTimer,
-  229: checkPowerMode,
-  230: sleep,
-}
+export const powerCommands: CommandTable = [
+  [0x94, standbyImmediate],
+  [0x95, idleImmediate],
+  [0x96, standby],
+  [0x97, idleWithTimer],
+  [0x98, checkPowerMode],
+  [0x99, sleep],
+  [0xe0, standbyImmediate],
+  [0xe1, idleImmediate],
+  [0xe2, standby],
+  [0xe3, idleWithTimer],
+  [0xe5, checkPowerMode],
+  [0xe6, sleep],
+]

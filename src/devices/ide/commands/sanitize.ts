@@ -96,6 +96,6 @@ function run(ata: AtaDisk): void {
   }
 }
 
-export const sanitizeCommands: CommandTable = {
-  180: { name: 'SANITIZE DEVICE', protocol: 'non-data', whileSanitizing: () => true, run },
-}
+export const sanitizeCommands: CommandTable = [
+  [0xb4, { name: 'SANITIZE DEVICE', protocol: 'non-data', whileSanitizing: () => true, run }],
+]

@@ -42,45 +42,60 @@ function erase(ata: AtaDisk): void {
   next(0)
 }
 
-export const securityCommands: CommandTable = {
-  241: {
-    name: 'SECURITY SET PASSWORD',
-    protocol: 'pio-out',
-    run: receivePassword,
-    received: (ata, data) => end(ata, ata.security.setPassword(data)),
-  },
-  242: {
-    name: 'SECURITY UNLOCK',
-    protocol: 'pio-out',
-    whileLocked: true,
-    whileSanitizing: () => true,
-    run: receivePassword,
-    received: (ata, data) => end(ata, ata.security.unlock(data)),
-  },
-  [ERASE_PREPARE]: {
-    name: 'SECURITY ERASE PREPARE',
-    protocol: 'non-data',
-    whileLocked: true,
-    run: (ata) => end(ata, !ata.security.frozen),
-  },
-  244: {
-    name: 'SECURITY ERASE UNIT',
-    protocol: 'pio-out',
-    whileLocked: true,
-    run: (ata) => {
-      if (ata.previous !== ERASE_PREPARE || ata.disk.readOnly) ata.abort()
-      else receivePassword(ata)
+export const securityCommands: CommandTable = [
+  [
+    0xf1,
+    {
+      name: 'SECURITY SET PASSWORD',
+      protocol: 'pio-out',
+      run: receivePassword,
+      received: (ata, data) => end(ata, ata.security.setPassword(data)),
     },
-    received: (ata, data) => {
-      if (ata.security.mayErase(data)) erase(ata)
-      else ata.abort()
+  ],
+  [
+    0xf2,
+    {
+      name: 'SECURITY UNLOCK',
+      protocol: 'pio-out',
+      whileLocked: true,
+      whileSanitizing: () => true,
+      run: receivePassword,
+      received: (ata, data) => end(ata, ata.security.unlock(data)),
     },
-  },
-  245: { name: 'SECURITY FREEZE LOCK', protocol: 'non-data', run: (ata) => end(ata, ata.security.freeze()) },
-  246: {
-    name: 'SECURITY DISABLE PASSWORD',
-    protocol: 'pio-out',
-    run: receivePassword,
-    received: (ata, data) => end(ata, ata.security.disable(data)),
-  },
-}
+  ],
+  [
+    ERASE_PREPARE,
+    {
+      name: 'SECURITY ERASE PREPARE',
+      protocol: 'non-data',
+      whileLocked: true,
+      run: (ata) => end(ata, !ata.security.frozen),
+    },
+  ],
+  [
+    0xf4,
+    {
+      name: 'SECURITY ERASE UNIT',
+      protocol: 'pio-out',
+      whileLocked: true,
+      run: (ata) => {
+        if (ata.previous !== ERASE_PREPARE || ata.disk.readOnly) ata.abort()
+        else receivePassword(ata)
+      },
+      received: (ata, data) => {
+        if (ata.security.mayErase(data)) erase(ata)
+        else ata.abort()
+      },
+    },
+  ],
+  [0xf5, { name: 'SECURITY FREEZE LOCK', protocol: 'non-data', run: (ata) => end(ata, ata.security.freeze()) }],
+  [
+    0xf6,
+    {
+      name: 'SECURITY DISABLE PASSWORD',
+      protocol: 'pio-out',
+      run: receivePassword,
+      received: (ata, data) => end(ata, ata.security.disable(data)),
+    },
+  ],
+]

@@ -121,19 +121,22 @@ function run(ata: AtaDisk): void {
   }
 }
 
-export const smartCommands: CommandTable = {
-  176: {
-    name: 'SMART',
-    // Each subcommand has its own protocol; none of them is DMA
-    protocol: 'pio-in',
-    whileLocked: true,
-    whileSanitizing: (ata) =>
-      (ata.features & 0xff) === RETURN_STATUS ||
-      ((ata.features & 0xff) === READ_LOG && (ata.lbaLow & 0xff) === IDENTIFY_LOG),
-    run,
-    received: (ata, data) => {
-      if (ata.logs.write(ata.lbaLow & 0xff, 0, data)) ata.complete()
-      else ata.abort()
+export const smartCommands: CommandTable = [
+  [
+    0xb0,
+    {
+      name: 'SMART',
+      // Each subcommand has its own protocol; none of them is DMA
+      protocol: 'pio-in',
+      whileLocked: true,
+      whileSanitizing: (ata) =>
+        (ata.features & 0xff) === RETURN_STATUS ||
+        ((ata.features & 0xff) === READ_LOG && (ata.lbaLow & 0xff) === IDENTIFY_LOG),
+      run,
+      received: (ata, data) => {
+        if (ata.logs.write(ata.lbaLow & 0xff, 0, data)) ata.complete()
+        else ata.abort()
+      },
     },
-  },
-}
+  ],
+]

@@ -44,20 +44,23 @@ function trim(ata: AtaDisk, ranges: readonly Range[]): Now<void> {
   })
 }
 
-export const trimCommands: CommandTable = {
-  6: {
-    name: 'DATA SET MANAGEMENT',
-    protocol: 'dma-out',
-    offered: (ata) => ata.trims,
-    run: (ata) => {
-      const blocks = ata.count
-      if ((ata.features & 0xff) !== TRIM || blocks === 0 || blocks > TRIM_BLOCKS) ata.abort()
-      else ata.receive(blocks * 512)
+export const trimCommands: CommandTable = [
+  [
+    0x06,
+    {
+      name: 'DATA SET MANAGEMENT',
+      protocol: 'dma-out',
+      offered: (ata) => ata.trims,
+      run: (ata) => {
+        const blocks = ata.count
+        if ((ata.features & 0xff) !== TRIM || blocks === 0 || blocks > TRIM_BLOCKS) ata.abort()
+        else ata.receive(blocks * 512)
+      },
+      received: (ata, data) => {
+        const ranges = parseRanges(data, ata.sectors)
+        if (ranges === undefined) ata.fail(ERROR_IDNF)
+        else ata.completeAfter(() => trim(ata, ranges))
+      },
     },
-    received: (ata, data) => {
-      const ranges = parseRanges(data, ata.sectors)
-      if (ranges === undefined) ata.fail(ERROR_IDNF)
-      else ata.completeAfter(() => trim(ata, ranges))
-    },
-  },
-}
+  ],
+]
