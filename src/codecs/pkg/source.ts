@@ -1,3 +1,3 @@
 // Made by `npm run build:codecs`; do not edit.
 
-export const sourceHash = 'b5fe63436d6181d21bb9f3c512d34cc82bdf2d6399be49d9626456c21b3650f7'
+export const sourceHash = '9b60354c9978d12f45eb38a21c390c632b58157618ae4ad2bcb6328cafeaec57'

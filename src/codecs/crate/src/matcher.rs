@@ -5,9 +5,7 @@
 pub struct Sequence {
     pub literals: u32,
     pub length: u32,
-    /// How far back the match is.
-    pub distance: u32,
-    /// The same as zstd names it, with short names for recent ones (RFC 8878, 3.1.1.5).
+    /// How far back the match is, as zstd names it: with short names for recent ones (RFC 8878, 3.1.1.5).
     pub offset: u32,
 }
 
@@ -104,9 +102,8 @@ impl Matcher {
     }
 
     fn emit(&mut self, sequences: &mut Vec<Sequence>, literals: usize, length: usize, offset: usize) {
-        let distance = offset as u32;
         let offset = name_offset(offset, literals == 0, &mut self.recent) as u32;
-        sequences.push(Sequence { literals: literals as u32, length: length as u32, distance, offset });
+        sequences.push(Sequence { literals: literals as u32, length: length as u32, offset });
     }
 
     /// A match at `at` with a recent offset; 0 when there is none.

@@ -2,30 +2,28 @@
 
 use super::inflate::{DISTANCES, LENGTHS, ORDER};
 use crate::codes::code_lengths;
-use crate::matcher::{Effort, Matcher, Sequence, Strategy};
+use super::chains::{Chains, Effort, Run};
 use crate::writer::BitWriter;
 
 /// Input of one block: little enough for its codes to fit what is in it.
 const BLOCK: usize = 32 * 1024;
-const LONGEST_MATCH: usize = 258;
 const MOST_STORED: usize = 0xffff;
 const END_OF_BLOCK: usize = 256;
 
-/// How hard to look at each level; level 0 does not look.
+/// How hard to look at each level, so that none is larger or slower than zlib's; level 0 does not look.
 const fn effort(level: i32) -> Effort {
-    use Strategy::{Fast, Lazy};
-    let (strategy, table_log, depth, enough) = match level {
-        ..=1 => (Fast, 14, 1, 0),
-        2 => (Lazy(0), 15, 4, 16),
-        3 => (Lazy(0), 15, 12, 32),
-        4 => (Lazy(1), 15, 12, 32),
-        5 => (Lazy(1), 15, 24, 64),
-        6 => (Lazy(1), 15, 64, 128),
-        7 => (Lazy(2), 15, 128, 160),
-        8 => (Lazy(2), 15, 512, 258),
-        _ => (Lazy(2), 15, 2048, 258),
+    let (depth, enough, lazy, good) = match level {
+        ..=1 => (1, 32, 0, 0),
+        2 => (2, 32, 0, 0),
+        3 => (4, 32, 0, 0),
+        4 => (8, 32, 6, 4),
+        5 => (32, 64, 16, 4),
+        6 => (64, 128, 16, 4),
+        7 => (96, 128, 32, 8),
+        8 => (128, 128, 32, 8),
+        _ => (256, 258, 64, 32),
     };
-    Effort { strategy, long_log: table_log, short_log: 15, depth, enough }
+    Effort { depth, enough, lazy, good }
 }
 
 /// A code: for each symbol its bits in the order of transmission, and above them how many.
@@ -60,6 +58,17 @@ impl<const N: usize> Code<N> {
     fn put(&self, symbol: usize, bits: &mut BitWriter) {
         let code = self.codes[symbol];
         bits.put(u64::from(code & 0xffff), code >> 16);
+    }
+
+    /// Literals, three to a flush.
+    #[inline(always)]
+    fn put_all(&self, bytes: &[u8], bits: &mut BitWriter) {
+        for part in bytes.chunks(3) {
+            for &byte in part {
+                self.put(usize::from(byte), bits);
+            }
+            bits.flush();
+        }
     }
 
     /// Bits that symbols with this histogram take, but for their extra bits.
@@ -99,8 +108,8 @@ fn distance_code(distance: usize) -> usize {
 
 /// Tables that are kept from stream to stream.
 pub struct DeflateEncoder {
-    matcher: Matcher,
-    sequences: Vec<Sequence>,
+    chains: Chains,
+    runs: Vec<Run>,
     literals: Code<286>,
     distances: Code<30>,
     fixed_literals: Code<288>,
@@ -111,8 +120,8 @@ pub struct DeflateEncoder {
 impl DeflateEncoder {
     pub fn new() -> Self {
         let mut made = DeflateEncoder {
-            matcher: Matcher::new(),
-            sequences: Vec::new(),
+            chains: Chains::new(),
+            runs: Vec::new(),
             literals: Code::new(),
             distances: Code::new(),
             fixed_literals: Code::new(),
@@ -148,11 +157,11 @@ impl DeflateEncoder {
             bits.finish_open();
             return true;
         }
-        self.matcher.reset(effort(level), input.len(), 1 << window_bits);
+        self.chains.reset(1 << window_bits);
         let mut start = 0;
         let fits = loop {
             let end = input.len().min(start + BLOCK);
-            self.block(input, start, end, &mut bits);
+            self.block(input, start, end, effort(level), &mut bits);
             start = end;
             if start == input.len() {
                 break true;
@@ -160,29 +169,31 @@ impl DeflateEncoder {
             if bits.len() > room {
                 break false;
             }
+            self.chains.slide();
         };
-        self.matcher.finish(input.len());
         bits.finish_open();
         fits
     }
 
     /// One block of `input[start..end]`, in the cheapest way.
-    fn block(&mut self, input: &[u8], start: usize, end: usize, bits: &mut BitWriter) {
+    fn block(&mut self, input: &[u8], start: usize, end: usize, effort: Effort, bits: &mut BitWriter) {
         let last = end == input.len();
-        self.sequences.clear();
-        self.matcher.find(input, start, end, &mut self.sequences);
+        self.runs.clear();
+        self.chains.find(input, start, end, effort, &mut self.runs);
         let mut literals = [0u32; 286];
         let mut distances = [0u32; 30];
         let mut extra = 0;
-        tokens(input, start, end, &self.sequences, |token| match token {
-            Token::Literal(byte) => literals[usize::from(byte)] += 1,
-            Token::Match(length, distance) => {
-                let (length_code, distance_code) = (length_code(length), distance_code(distance));
-                literals[257 + length_code] += 1;
-                distances[distance_code] += 1;
-                extra += u32::from(LENGTHS[length_code].1) + u32::from(DISTANCES[distance_code].1);
-            }
-        });
+        let mut at = start;
+        for run in &self.runs {
+            let from = at + run.literals as usize;
+            count(&input[at..from], &mut literals);
+            let (length_code, distance_code) = (length_code(run.length.into()), distance_code(run.distance.into()));
+            literals[257 + length_code] += 1;
+            distances[distance_code] += 1;
+            extra += u32::from(LENGTHS[length_code].1) + u32::from(DISTANCES[distance_code].1);
+            at = from + usize::from(run.length);
+        }
+        count(&input[at..end], &mut literals);
         literals[END_OF_BLOCK] = 1;
         self.literals.fill(&literals, 15);
         self.distances.fill(&distances, 15);
@@ -196,68 +207,40 @@ impl DeflateEncoder {
             stored(&input[start..end], last, bits);
         } else if fixed <= dynamic {
             bits.put(u64::from(last) | 1 << 1, 3);
-            self.codes(input, start, end, &self.fixed_literals, &self.fixed_distances, bits);
+            self.codes(&input[start..end], &self.fixed_literals, &self.fixed_distances, bits);
         } else {
             bits.put(u64::from(last) | 2 << 1, 3);
             description.write(bits);
-            self.codes(input, start, end, &self.literals, &self.distances, bits);
+            self.codes(&input[start..end], &self.literals, &self.distances, bits);
         }
     }
 
-    fn codes<const N: usize>(
-        &self,
-        input: &[u8],
-        start: usize,
-        end: usize,
-        literals: &Code<N>,
-        distances: &Code<30>,
-        bits: &mut BitWriter,
-    ) {
-        tokens(input, start, end, &self.sequences, |token| {
-            match token {
-                Token::Literal(byte) => literals.put(usize::from(byte), bits),
-                Token::Match(length, distance) => {
-                    let (length_code, distance_code) = (length_code(length), distance_code(distance));
-                    literals.put(257 + length_code, bits);
-                    let (base, extra) = LENGTHS[length_code];
-                    bits.put((length - usize::from(base)) as u64, u32::from(extra));
-                    distances.put(distance_code, bits);
-                    let (base, extra) = DISTANCES[distance_code];
-                    bits.put((distance - usize::from(base)) as u64, u32::from(extra));
-                }
-            }
+    /// The literals and matches of a block, and its end.
+    fn codes<const N: usize>(&self, input: &[u8], literals: &Code<N>, distances: &Code<30>, bits: &mut BitWriter) {
+        let mut rest = input;
+        for run in &self.runs {
+            let (length, distance) = (usize::from(run.length), usize::from(run.distance));
+            literals.put_all(&rest[..run.literals as usize], bits);
+            rest = &rest[run.literals as usize + length..];
+            let (length_code, distance_code) = (length_code(length), distance_code(distance));
+            literals.put(257 + length_code, bits);
+            let (base, extra) = LENGTHS[length_code];
+            bits.put((length - usize::from(base)) as u64, u32::from(extra));
+            distances.put(distance_code, bits);
+            let (base, extra) = DISTANCES[distance_code];
+            bits.put((distance - usize::from(base)) as u64, u32::from(extra));
             bits.flush();
-        });
+        }
+        literals.put_all(rest, bits);
         literals.put(END_OF_BLOCK, bits);
         bits.flush();
     }
 }
 
-enum Token {
-    Literal(u8),
-    Match(usize, usize),
-}
-
-/// Shows what sequences say, one literal or match at a time; a match that is too long is several.
-#[inline(always)]
-fn tokens(input: &[u8], start: usize, end: usize, sequences: &[Sequence], mut see: impl FnMut(Token)) {
-    let mut at = start;
-    for sequence in sequences {
-        let from = at + sequence.literals as usize;
-        for &byte in &input[at..from] {
-            see(Token::Literal(byte));
-        }
-        let mut length = sequence.length as usize;
-        at = from + length;
-        while length > 0 {
-            // What is left must be a match too.
-            let part = if length <= LONGEST_MATCH { length } else { LONGEST_MATCH.min(length - 3) };
-            see(Token::Match(part, sequence.distance as usize));
-            length -= part;
-        }
-    }
-    for &byte in &input[at..end] {
-        see(Token::Literal(byte));
+/// Counts literals.
+fn count(bytes: &[u8], literals: &mut [u32; 286]) {
+    for &byte in bytes {
+        literals[usize::from(byte)] += 1;
     }
 }
 
@@ -276,8 +259,9 @@ fn stored(input: &[u8], last: bool, bits: &mut BitWriter) {
 
 /// How the lengths of two codes are said (RFC 1951, 3.2.7).
 struct Description {
-    /// Symbol, and the extra bits that go with it.
-    symbols: Vec<(u8, u8)>,
+    /// Symbols, each with the extra bits that go with it.
+    symbols: [(u8, u8); 286 + 30],
+    symbol_count: usize,
     code: Code<19>,
     literal_count: usize,
     distance_count: usize,
@@ -289,24 +273,58 @@ impl Description {
         let mut all = [0; 286 + 30];
         all[..literal_count].copy_from_slice(&literals.lengths[..literal_count]);
         all[literal_count..literal_count + distance_count].copy_from_slice(&distances.lengths[..distance_count]);
+        let (symbols, symbol_count) = ([(0, 0); 286 + 30], 0);
+        let mut made = Description { symbols, symbol_count, code: Code::new(), literal_count, distance_count };
         let mut rest = &all[..literal_count + distance_count];
-        let mut symbols = Vec::with_capacity(rest.len());
         while let Some(&length) = rest.first() {
             let run = rest.iter().take_while(|&&next| next == length).count();
             rest = &rest[run..];
-            runs(length, run, &mut symbols);
+            made.say(length, run);
         }
         let mut histogram = [0u32; 19];
-        for &(symbol, _) in &symbols {
+        for &(symbol, _) in made.symbols() {
             histogram[usize::from(symbol)] += 1;
         }
         // A code of one symbol would be incomplete, which is not allowed here.
         if histogram.iter().filter(|&&times| times > 0).count() < 2 {
             histogram[usize::from(histogram[0] > 0)] += 1;
         }
-        let mut code = Code::new();
-        code.fill(&histogram, 7);
-        Description { symbols, code, literal_count, distance_count }
+        made.code.fill(&histogram, 7);
+        made
+    }
+
+    fn symbols(&self) -> &[(u8, u8)] {
+        &self.symbols[..self.symbol_count]
+    }
+
+    /// Says `run` times `length`: with 17 or 18 for zeroes, with 16 after the first of others.
+    fn say(&mut self, length: u8, mut run: usize) {
+        let mut add = |symbol: u8, extra: usize| {
+            self.symbols[self.symbol_count] = (symbol, extra as u8);
+            self.symbol_count += 1;
+        };
+        if length == 0 {
+            while run >= 11 {
+                let part = run.min(138);
+                add(18, part - 11);
+                run -= part;
+            }
+            if run >= 3 {
+                add(17, run - 3);
+                run = 0;
+            }
+        } else {
+            add(length, 0);
+            run -= 1;
+            while run >= 3 {
+                let part = run.min(6);
+                add(16, part - 3);
+                run -= part;
+            }
+        }
+        for _ in 0..run {
+            add(length, 0);
+        }
     }
 
     fn order_count(&self) -> usize {
@@ -324,7 +342,7 @@ impl Description {
 
     fn cost(&self) -> u32 {
         let length = |symbol: u8| u32::from(self.code.lengths[usize::from(symbol)]) + Self::extra(symbol);
-        14 + 3 * self.order_count() as u32 + self.symbols.iter().map(|&(symbol, _)| length(symbol)).sum::<u32>()
+        14 + 3 * self.order_count() as u32 + self.symbols().iter().map(|&(symbol, _)| length(symbol)).sum::<u32>()
     }
 
     fn write(&self, bits: &mut BitWriter) {
@@ -337,34 +355,10 @@ impl Description {
             bits.put(u64::from(self.code.lengths[symbol]), 3);
             bits.flush();
         }
-        for &(symbol, extra) in &self.symbols {
+        for &(symbol, extra) in self.symbols() {
             self.code.put(usize::from(symbol), bits);
             bits.put(u64::from(extra), Self::extra(symbol));
             bits.flush();
         }
     }
-}
-
-/// Says `run` times `length`: with 17 or 18 for zeroes, with 16 after the first of others.
-fn runs(length: u8, mut run: usize, symbols: &mut Vec<(u8, u8)>) {
-    if length == 0 {
-        while run >= 11 {
-            let part = run.min(138);
-            symbols.push((18, (part - 11) as u8));
-            run -= part;
-        }
-        if run >= 3 {
-            symbols.push((17, (run - 3) as u8));
-            run = 0;
-        }
-    } else {
-        symbols.push((length, 0));
-        run -= 1;
-        while run >= 3 {
-            let part = run.min(6);
-            symbols.push((16, (part - 3) as u8));
-            run -= part;
-        }
-    }
-    symbols.extend(std::iter::repeat_n((length, 0), run));
 }

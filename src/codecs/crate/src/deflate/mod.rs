@@ -1,5 +1,6 @@
 //! Deflate (RFC 1951), raw or framed as zlib (RFC 1950) or gzip (RFC 1952). Tables are kept from call to call.
 
+mod chains;
 mod encode;
 mod inflate;
 
