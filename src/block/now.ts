@@ -32,7 +32,7 @@ export function settle<T>(start: () => Now<T>, done: (value: T) => void, failed:
   else done(value)
 }
 
-/** Runs `body`, then `last` whether it succeeded or not, like `finally`. */
+/** Runs `body`, then `last`, which must not throw, whether it succeeded or not. */
 export function always<T>(body: () => Now<T>, last: () => void): Now<T> {
   let value: Now<T>
   try {
@@ -41,8 +41,8 @@ export function always<T>(body: () => Now<T>, last: () => void): Now<T> {
     last()
     throw error
   }
-  if (value instanceof Promise) return value.finally(last)
-  last()
+  if (value instanceof Promise) value.then(last, last)
+  else last()
   return value
 }
 

@@ -1,7 +1,8 @@
 /**
- * Images against QEMU: `npm run bench -- block [--quick] [--rounds=N] [--formats=raw,qcow2,qed] [--cells=TEXT] [--svg=FILE]`.
- * `--cells` keeps the cells whose name contains the text, such as "none" or "4K random"; `--quick` takes a sixth of them, and
- * one round. Then come what only the copy-on-write formats do, and what it costs them to be one.
+ * Images against QEMU: `npm run bench -- block [--quick] [--rounds=N] [--seconds=N] [--formats=raw,qcow2,qed] [--cells=TEXT]
+ * [--svg=FILE]`. `--seconds` says how long QEMU's runs take; `--cells` keeps the cells whose name contains the text, such as
+ * "none" or "4K random"; `--quick` takes a sixth of them, and one round. Then come what only the copy-on-write formats do, and
+ * what it costs them to be one.
  */
 import fs from 'node:fs'
 import path from 'node:path'
@@ -32,6 +33,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const effort: Effort = {
     ...(quick ? QUICK : FULL),
     ...(option('rounds') ? { rounds: Number(option('rounds')) } : {}),
+    ...(option('seconds') ? { seconds: Number(option('seconds')) } : {}),
   }
   const formats = FORMATS.filter((format) =>
     (option('formats') ?? (quick ? 'raw,qcow2' : FORMATS.join())).split(',').includes(format),
@@ -44,8 +46,8 @@ export async function run(args: readonly string[]): Promise<number> {
     const cells = (quick ? fewCells(formats) : allCells(formats)).filter((cell) =>
       cellName(cell).replace(/ +/g, ' ').includes(wanted),
     )
-    const results = tabulate(contest, cells, effort)
-    const charts = wanted === '' ? classics(contest, results, formats, effort) : []
+    const results = await tabulate(contest, cells, effort)
+    const charts = wanted === '' ? await classics(contest, results, formats, effort) : []
     const file = option('svg') ?? path.join(root, '.cache', 'bench-block.svg')
     for (const [title, groups] of charts) console.log(`\n${text(title, groups)}`)
     fs.mkdirSync(path.dirname(path.resolve(file)), { recursive: true })
@@ -66,25 +68,27 @@ export async function run(args: readonly string[]): Promise<number> {
 }
 
 /** The three classic workloads of reads, and streaming writes, each per format; from the table, or played where it lacks them. */
-function classics(
+async function classics(
   contest: Contest,
   results: readonly Result[],
   formats: readonly Format[],
   effort: Effort,
-): [string, Group[]][] {
-  const play = (name: string, part: Omit<Cell, 'depth' | 'cache'>): Group => {
+): Promise<[string, Group[]][]> {
+  const play = async (name: string, part: Omit<Cell, 'depth' | 'cache'>): Promise<Group> => {
     const cell: Cell = { ...part, depth: 32, cache: 'writeback' }
     const same = results.find((result) => cellName(result.cell) === cellName(cell))
-    const { qemu, block86 } = same ?? contest.play(cell, effort)
+    const { qemu, block86 } = same ?? (await contest.play(cell, effort))
     const rate = (perSecond: number) => (perSecond * cell.size) / 2 ** 20
     return { name, qemu: rate(qemu.rate), block86: rate(block86.rate) }
   }
-  const reads = formats.flatMap((format) => [
-    play(`${format} sequential`, { format, size: 256 << 10, random: false, write: false }),
-    play(`${format} 256K random`, { format, size: 256 << 10, random: true, write: false }),
-    play(`${format} 16K random`, { format, size: 16 << 10, random: true, write: false }),
-  ])
-  const writes = formats.map((format) => play(format, { format, size: 256 << 10, random: false, write: true }))
+  const reads: Group[] = []
+  const writes: Group[] = []
+  for (const format of formats) {
+    reads.push(await play(`${format} sequential`, { format, size: 256 << 10, random: false, write: false }))
+    reads.push(await play(`${format} 256K random`, { format, size: 256 << 10, random: true, write: false }))
+    reads.push(await play(`${format} 16K random`, { format, size: 16 << 10, random: true, write: false }))
+    writes.push(await play(format, { format, size: 256 << 10, random: false, write: true }))
+  }
   return [
     ['Reads, depth 32, page cache', reads],
     ['Streaming writes, depth 32, page cache', writes],

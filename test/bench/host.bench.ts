@@ -32,7 +32,7 @@ export async function run(args: readonly string[]): Promise<number> {
     const contest = new Contest(folder.path, path.resolve(process.cwd()))
     try {
       console.log()
-      tabulate(contest, args.includes('--quick') ? fewCells(['raw']) : allCells(['raw']), effort)
+      await tabulate(contest, args.includes('--quick') ? fewCells(['raw']) : allCells(['raw']), effort)
     } finally {
       contest.close()
     }

@@ -3,8 +3,8 @@ import { execFileSync, spawnSync } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
 import { buildSync } from 'esbuild'
-import { libc } from '../../../src/block/protocols/node/libc.ts'
 import { ring } from '../../../src/block/protocols/node/ring.ts'
+import { Floors } from './floor.ts'
 
 export type Format = 'raw' | 'qcow2' | 'qed'
 
@@ -30,6 +30,8 @@ export interface Result {
   /** The `aio` by which QEMU was best. */
   readonly aio: string
   readonly block86: Score
+  /** Microseconds that the bare calls take for a request of the kind on the raw image; see floor.ts. */
+  readonly floor: number | undefined
 }
 
 /** Bytes of the images' disk. */
@@ -72,6 +74,7 @@ export const QUICK: Effort = { rounds: 1, seconds: 0.3 }
 export class Contest {
   readonly #folder: string
   readonly #tool: string
+  readonly #floors: Floors
 
   constructor(folder: string, root: string) {
     this.#folder = folder
@@ -95,6 +98,7 @@ export class Contest {
       logLevel: 'error',
     })
     this.#makeImages()
+    this.#floors = new Floors(this.image('raw'), DISK)
     // The tool must have what this process has; without koffi it would measure something else.
     const aio = ring() === undefined ? [] : ['-i', 'io_uring']
     this.#timed(process.execPath, [this.#tool, '-c', '1', '-d', '1', '-f', 'raw', ...aio, this.image('raw')])
@@ -113,8 +117,9 @@ export class Contest {
    * then both programs in turn: QEMU, block86, QEMU, block86, ... Before block86's clock starts it has done some thousand small
    * requests: a disk of an emulator that has been running for a second is measured, not the compiler.
    */
-  play(cell: Cell, { rounds, seconds }: Effort): Result {
+  async play(cell: Cell, { rounds, seconds }: Effort): Promise<Result> {
     const stride = cell.random ? Math.floor((DISK * 0.381966) / cell.size) * cell.size + cell.size : cell.size
+    const floor = await this.#floors.of(cell, stride)
     const image = this.image(cell.format)
     const args = ['-d', String(cell.depth), '-f', cell.format, '-s', String(cell.size), '-S', String(stride)]
     args.push('-t', cell.cache, ...(cell.write ? ['-w', '--pattern=90'] : []), image)
@@ -145,7 +150,7 @@ export class Contest {
       block86.cpus.push((ours.cpu / count) * 1e6)
       if (round > 0 && [qemu, block86].every(({ rates }) => Math.max(...rates) <= Math.min(...rates) * AGREE)) break
     }
-    return { cell, qemu: score(qemu), aio: best.way, block86: score(block86) }
+    return { cell, qemu: score(qemu), aio: best.way, block86: score(block86), floor }
   }
 
   /** Seconds of the run by its own account, and of CPU: by its own account if it tells, else by the shell's, with its start. */
@@ -214,57 +219,59 @@ export function fewCells(formats: readonly Format[]): Cell[] {
   return allCells(formats).filter(({ size, random }) => random && (size === 4096 || size === 256 << 10))
 }
 
+/** Microseconds of a request. */
+const took = (score: Score) => 1e6 / score.rate
+
 /** Prints each result as it comes, then what they come to. */
-export function tabulate(contest: Contest, cells: readonly Cell[], effort: Effort): Result[] {
+export async function tabulate(contest: Contest, cells: readonly Cell[], effort: Effort): Promise<Result[]> {
   console.log('block86 is measured after a warm-up (img bench --warm-up), QEMU with its best aio of the cell')
-  console.log(`${'cell'.padEnd(49)}    QEMU/s  (aio)      block86/s  ratio   CPU us: QEMU  block86`)
-  const results = cells.map((cell) => {
-    const result = contest.play(cell, effort)
-    const { qemu, block86, aio } = result
+  console.log('bare: the host alone, us a request: preadv2 or pwritev2 on the raw file one after the other, or')
+  console.log(
+    'io_uring in batches (depth 32, none); "at most": what that is over QEMU; no program can be better by much',
+  )
+  console.log(
+    `${'cell'.padEnd(49)}    QEMU/s  (aio)      block86/s  ratio   bare x   us: QEMU  block86     bare   CPU us: QEMU  block86`,
+  )
+  const results: Result[] = []
+  for (const cell of cells) {
+    const result = await contest.play(cell, effort)
+    const { qemu, block86, aio, floor } = result
+    const columns = [took(qemu), took(block86), floor ?? Number.NaN]
+      .map((value) => value.toFixed(2).padStart(9))
+      .join('')
     console.log(
       `${cellName(cell).padEnd(46)} ${qemu.rate.toFixed(0).padStart(11)}  ${aio.padEnd(9)} ${block86.rate.toFixed(0).padStart(10)} ` +
-        `${ratio(result).toFixed(2).padStart(6)} ${qemu.cpu.toFixed(1).padStart(13)} ${block86.cpu.toFixed(1).padStart(8)}`,
+        `${ratio(result).toFixed(2).padStart(6)} ${bound(result).toFixed(2).padStart(8)}  ${columns} ${qemu.cpu.toFixed(1).padStart(13)} ${block86.cpu.toFixed(1).padStart(8)}`,
     )
-    return result
-  })
+    results.push(result)
+  }
   summarize(results)
-  floors(contest, results)
   return results
 }
 
-/** What the kernel alone takes for reads one at a time from the page cache: no program with a call for each can do better. */
-function floors(contest: Contest, results: readonly Result[]): void {
-  const calls = libc()
-  const alone = results.filter(
-    ({ cell }) =>
-      cell.format === 'raw' && !cell.write && !cell.random && cell.depth === 1 && cell.cache === 'writeback',
-  )
-  if (calls === undefined || alone.length === 0) return
-  console.log('depth 1 reads from the page cache, us a request: preadv2 alone (called from here), block86, QEMU')
-  fs.readFileSync(contest.image('raw'))
-  const fd = fs.openSync(contest.image('raw'), 'r')
-  for (const { cell, qemu, block86 } of alone) {
-    const bytes = new Uint8Array(cell.size)
-    const address = calls.address(bytes.buffer)
-    const iov = Uint32Array.of(address, address / 2 ** 32, cell.size, 0)
-    const count = Math.min(40_000, Math.floor(2 ** 29 / cell.size))
-    let start = 0
-    for (let i = -1000; i < count; i++) {
-      if (i === 0) start = performance.now()
-      calls.preadv2(fd, iov, 1, ((i + 1000) * cell.size) % DISK, 0)
-    }
-    const floor = ((performance.now() - start) / count) * 1000
-    const columns = [floor, 1e6 / block86.rate, 1e6 / qemu.rate].map((value) => value.toFixed(2).padStart(8)).join('')
-    console.log(
-      `  ${String(cell.size >> 10).padStart(3)} KiB ${columns}   so at most ${(1e6 / qemu.rate / floor).toFixed(1)}x QEMU, and ${ratio({ cell, qemu, block86, aio: '' }).toFixed(1)}x it is`,
-    )
+/** How many times as fast as QEMU the bare calls are. */
+function bound({ qemu, floor }: Result): number {
+  return floor === undefined ? Number.NaN : took(qemu) / floor
+}
+
+/** Where the time of a request goes, in words. */
+function whereItGoes({ cell, block86, floor }: Result): string {
+  const all = took(block86)
+  if (floor === undefined)
+    return `CPU ${block86.cpu.toFixed(1)} us, waiting ${Math.max(all - block86.cpu, 0).toFixed(1)}`
+  const rest = all - floor
+  if (cell.cache === 'none') {
+    return `the bare call ${floor.toFixed(1)} us, all else ${rest.toFixed(1)}; ${block86.cpu.toFixed(1)} of both on the CPU`
   }
-  fs.closeSync(fd)
+  const waiting = Math.max(all - block86.cpu, 0)
+  return `the bare call ${floor.toFixed(1)} us, waiting ${waiting.toFixed(1)}, JavaScript and all else ${(rest - waiting).toFixed(1)}`
 }
 
 function summarize(results: readonly Result[]): void {
   const lines: [string, readonly Result[]][] = [
     ['all cells', results],
+    ['page cache', results.filter(({ cell }) => cell.cache === 'writeback')],
+    ['past it', results.filter(({ cell }) => cell.cache === 'none')],
     ['reads', results.filter(({ cell }) => !cell.write)],
     ['writes', results.filter(({ cell }) => cell.write)],
     [
@@ -276,7 +283,10 @@ function summarize(results: readonly Result[]): void {
   for (const [name, part] of lines) {
     if (part.length === 0) continue
     const ratios = part.map(ratio)
-    console.log(`${name}: geometric mean ${geometricMean(ratios).toFixed(2)}, least ${Math.min(...ratios).toFixed(2)}`)
+    const bounds = part.map(bound)
+    console.log(
+      `${name}: geometric mean ${geometricMean(ratios).toFixed(2)} (the bare calls: ${geometricMean(bounds).toFixed(2)}), least ${Math.min(...ratios).toFixed(2)}`,
+    )
   }
   for (const format of ['qcow2', 'qed'] as const) {
     const shares = results.flatMap(({ cell, block86 }) => {
@@ -292,11 +302,10 @@ function summarize(results: readonly Result[]): void {
   }
   const below = results.filter((result) => ratio(result) < (result.cell.write ? 0.8 : 1))
   console.log(below.length === 0 ? 'no cell falls short' : 'cells that fall short (reads of 1.0, writes of 0.8):')
-  const where = ({ rate, cpu }: Score) => `${(1e6 / rate).toFixed(1)} us, of which CPU ${cpu.toFixed(1)}`
   for (const result of below) {
     const { cell, qemu, block86 } = result
     console.log(
-      `  ${cellName(cell)} ${ratio(result).toFixed(2)}   a request takes QEMU ${where(qemu)}; block86 ${where(block86)}`,
+      `  ${cellName(cell)} ${ratio(result).toFixed(2)} (bare ${bound(result).toFixed(2)})   QEMU ${took(qemu).toFixed(1)} us; block86 ${took(block86).toFixed(1)}: ${whereItGoes(result)}`,
     )
   }
   const small = results.filter(({ cell }) => cell.size === 4096)

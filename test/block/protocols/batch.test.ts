@@ -2,9 +2,9 @@ import { describe, expect, test } from 'vitest'
 import { BlockError } from '../../../src/block/error.ts'
 import { bytesVec, type IoVec, joinVec } from '../../../src/block/iovec.ts'
 import { batched } from '../../../src/block/protocols/node/batch.ts'
-import type { Engine } from '../../../src/block/protocols/node/engine.ts'
 import { kick } from '../../../src/block/turn.ts'
 import { outcome, same } from '../../conformance/driver.ts'
+import { type Answers, answering, asking } from './engines.ts'
 
 const turn = () => new Promise<void>((resolve) => setImmediate(resolve))
 
@@ -16,7 +16,7 @@ function make(bad?: number) {
     log.push(`${kind} ${at}+${vector.byteLength}`)
     if (bad !== undefined && at <= bad && bad < at + vector.byteLength) throw new BlockError('EIO', 'bad sector')
   }
-  const engine: Engine = {
+  const engine: Answers = {
     name: 'threads',
     durableWrites: true,
     async read(at, into) {
@@ -31,7 +31,7 @@ function make(bad?: number) {
       log.push('sync')
     },
   }
-  return { content, log, engine: batched(engine) }
+  return { content, log, engine: asking(batched(answering(engine))) }
 }
 
 const sector = (value = 0) => bytesVec(new Uint8Array(512).fill(value))
@@ -97,7 +97,7 @@ function slow(later: boolean) {
   const time = { now: 0 }
   const log: string[] = []
   const ends: (() => void)[] = []
-  const engine: Engine = {
+  const engine: Answers = {
     name: 'threads',
     durableWrites: true,
     read(at, into, lone) {
@@ -107,7 +107,7 @@ function slow(later: boolean) {
     write: () => {},
     sync: async () => {},
   }
-  return { log, ends, time, engine: batched(engine, () => time.now) }
+  return { log, ends, time, engine: asking(batched(answering(engine), () => time.now)) }
 }
 
 describe('a request that is all that its device has', () => {
@@ -144,14 +144,18 @@ describe('a request that is all that its device has', () => {
 
 test('a request that goes by itself is handed in at once, also one that is all that its device has', () => {
   let submits = 0
-  const engine = batched({
-    name: 'io_uring',
-    durableWrites: true,
-    read: () => {},
-    write: () => new Promise(() => {}),
-    sync: async () => {},
-    submit: () => void submits++,
-  })
+  const engine = asking(
+    batched(
+      answering({
+        name: 'io_uring',
+        durableWrites: true,
+        read: () => {},
+        write: () => new Promise(() => {}),
+        sync: async () => {},
+        submit: () => void submits++,
+      }),
+    ),
+  )
   for (let i = 0; i < 6; i++) {
     void engine.read(i * 4096, sector())
     kick()

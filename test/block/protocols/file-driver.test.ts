@@ -8,7 +8,7 @@ import { BlockError } from '../../../src/block/error.ts'
 import { raw } from '../../../src/block/formats/raw.ts'
 import { closedGate } from '../../../src/block/gate.ts'
 import { bytesVec, type Grant, type IoVec, sliceBounds, VecBase } from '../../../src/block/iovec.ts'
-import type { Engine } from '../../../src/block/protocols/node/engine.ts'
+import type { Engine, Waiter } from '../../../src/block/protocols/node/engine.ts'
 import { FileDriver } from '../../../src/block/protocols/node/file.ts'
 import { host } from '../../../src/block/protocols/node/index.ts'
 import { libc, libcReason } from '../../../src/block/protocols/node/libc.ts'
@@ -35,27 +35,25 @@ class Held implements Engine {
     this.durableWrites = durableWrites
   }
 
-  read(at: number, into: IoVec): Promise<void> {
-    return this.#call('read', at, into)
+  read(at: number, into: IoVec, waiter: Waiter): void {
+    this.#call('read', at, waiter, into)
   }
 
-  write(at: number, from: IoVec, durable: boolean): Promise<void> {
-    return this.#call(durable ? 'durable write' : 'write', at, from)
+  write(at: number, from: IoVec, durable: boolean, waiter: Waiter): void {
+    this.#call(durable ? 'durable write' : 'write', at, waiter, from)
   }
 
   sync(): Promise<void> {
-    return this.#call('sync', 0)
+    return new Promise((resolve, reject) => this.#call('sync', 0, { done: resolve, failed: reject }))
   }
 
   get kinds(): string[] {
     return this.calls.map((call) => call.kind)
   }
 
-  #call(kind: Call['kind'], at: number, vector?: IoVec): Promise<void> {
-    return new Promise((resolve, reject) => {
-      const call = { kind, at, end: (error?: unknown) => (error === undefined ? resolve() : reject(error)) }
-      this.calls.push(vector === undefined ? call : { ...call, vector })
-    })
+  #call(kind: Call['kind'], at: number, waiter: Waiter, vector?: IoVec): void {
+    const call = { kind, at, end: (error?: unknown) => (error === undefined ? waiter.done() : waiter.failed(error)) }
+    this.calls.push(vector === undefined ? call : { ...call, vector })
   }
 }
 

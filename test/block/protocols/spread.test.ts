@@ -2,6 +2,7 @@ import { expect, test } from 'vitest'
 import { bytesVec } from '../../../src/block/iovec.ts'
 import type { Engine } from '../../../src/block/protocols/node/engine.ts'
 import { spread } from '../../../src/block/protocols/node/spread.ts'
+import { answering, asking } from './engines.ts'
 
 const sector = bytesVec(new Uint8Array(512))
 
@@ -11,18 +12,19 @@ function make(costs: { io_uring: number; threads: number }) {
   const writes: Engine['name'][] = []
   const others: string[] = []
   const under: { name: Engine['name']; end: () => void }[] = []
-  const engine = (name: Engine['name']): Engine => ({
-    name,
-    durableWrites: name === 'io_uring',
-    read: () => void others.push(`read ${name}`),
-    write: (_at, _from, durable) => {
-      if (durable) return void others.push(`durable ${name}`)
-      writes.push(name)
-      return new Promise<void>((end) => under.push({ name, end }))
-    },
-    sync: async () => void others.push(`sync ${name}`),
-  })
-  const both = spread(engine('io_uring'), engine('threads'), () => now)
+  const engine = (name: Engine['name']) =>
+    answering({
+      name,
+      durableWrites: name === 'io_uring',
+      read: () => void others.push(`read ${name}`),
+      write: (_at, _from, durable) => {
+        if (durable) return void others.push(`durable ${name}`)
+        writes.push(name)
+        return new Promise<void>((end) => under.push({ name, end }))
+      },
+      sync: async () => void others.push(`sync ${name}`),
+    })
+  const both = asking(spread(engine('io_uring'), engine('threads'), () => now))
   /** So many writes, `depth` at a time. */
   const busy = async (count: number, depth: number) => {
     for (let done = 0; done < count || under.length > 0; ) {

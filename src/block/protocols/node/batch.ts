@@ -1,8 +1,7 @@
 /** Joins adjacent requests of one turn of the event loop, so that a queue full of small ones is one large one for the device. */
 import { type IoVec, joinVec } from '../../iovec.ts'
-import { type Now, settle } from '../../now.ts'
 import { kicks, onKick } from '../../turn.ts'
-import type { Engine } from './engine.ts'
+import type { Engine, Waiter } from './engine.ts'
 
 /** Longest request that is joined, bytes. */
 const LENGTH_MAX = 1 << 20
@@ -20,8 +19,7 @@ const COUNT_MAX = 128
 interface Part {
   readonly at: number
   readonly vector: IoVec
-  readonly resolve: () => void
-  readonly reject: (error: unknown) => void
+  readonly waiter: Waiter
 }
 
 /** Requests of one kind, each beginning where the last one ended. */
@@ -66,12 +64,12 @@ class Batch implements Engine {
     this.#next = next
   }
 
-  read(at: number, into: IoVec): Now<void> {
-    return this.#add(at, into, false, false)
+  read(at: number, into: IoVec, waiter: Waiter): void {
+    this.#add(at, into, false, false, waiter)
   }
 
-  write(at: number, from: IoVec, durable: boolean): Now<void> {
-    return this.#add(at, from, true, durable)
+  write(at: number, from: IoVec, durable: boolean, waiter: Waiter): void {
+    this.#add(at, from, true, durable, waiter)
   }
 
   sync(): Promise<void> {
@@ -113,32 +111,29 @@ class Batch implements Engine {
     for (const run of runs) this.#start(run)
   }
 
-  #add(at: number, vector: IoVec, write: boolean, durable: boolean): Now<void> {
+  #add(at: number, vector: IoVec, write: boolean, durable: boolean, waiter: Waiter): void {
     const lone = this.#isLone()
     // With nothing under way there is nothing to wait for: the first of a burst goes by itself, the rest join behind it.
     if (this.#inFlight === 0 && this.#held === 0) {
-      const request = this.#go(write, durable, at, vector, 1, lone)
-      if (request instanceof Promise) this.#next.submit?.()
-      return request
+      if (!this.#follow(write, durable, at, vector, 1, waiter, lone)) this.#next.submit?.()
+      return
     }
-    return new Promise((resolve, reject) => {
-      const part = { at, vector, resolve, reject }
-      const end = at + vector.byteLength
-      const last = this.#runs.at(-1)
-      if (
-        last !== undefined &&
-        last.end === at &&
-        last.write === write &&
-        last.durable === durable &&
-        last.parts.length < COUNT_MAX &&
-        end - last.at <= LENGTH_MAX
-      ) {
-        last.parts.push(part)
-        last.end = end
-      } else this.#runs.push({ write, durable, parts: [part], at, end })
-      this.#held++
-      this.#schedule()
-    })
+    const part = { at, vector, waiter }
+    const end = at + vector.byteLength
+    const last = this.#runs.at(-1)
+    if (
+      last !== undefined &&
+      last.end === at &&
+      last.write === write &&
+      last.durable === durable &&
+      last.parts.length < COUNT_MAX &&
+      end - last.at <= LENGTH_MAX
+    ) {
+      last.parts.push(part)
+      last.end = end
+    } else this.#runs.push({ write, durable, parts: [part], at, end })
+    this.#held++
+    this.#schedule()
   }
 
   #schedule(): void {
@@ -158,43 +153,68 @@ class Batch implements Engine {
     return ++this.#sinceKick === 1 && this.#loneInRow >= LONE_MIN
   }
 
-  #start(run: Run): void {
-    const { parts } = run
+  #start({ write, durable, at, parts }: Run): void {
     if (parts.length === 1) {
-      const { vector, resolve, reject } = parts[0]!
-      settle(() => this.#go(run.write, run.durable, run.at, vector, 1), resolve, reject)
+      this.#follow(write, durable, at, parts[0]!.vector, 1, parts[0]!.waiter)
       return
     }
-    settle(
-      () => this.#go(run.write, run.durable, run.at, joinVec(parts.map((part) => part.vector)), parts.length),
-      () => {
-        for (const part of parts) part.resolve()
+    const joined = joinVec(parts.map((part) => part.vector))
+    this.#follow(write, durable, at, joined, parts.length, {
+      done() {
+        for (const part of parts) part.waiter.done()
       },
-      () => {
+      failed: () => {
         // One of them may be to blame: each is tried by itself, and has its own end.
-        for (const { at, vector, resolve, reject } of parts) {
-          settle(() => this.#go(run.write, run.durable, at, vector, 1), resolve, reject)
-        }
+        for (const part of parts) this.#follow(write, durable, part.at, part.vector, 1, part.waiter)
         this.#next.submit?.()
       },
-    )
+    })
   }
 
-  #go(write: boolean, durable: boolean, at: number, vector: IoVec, count: number, lone = false): Now<void> {
-    const request = write ? this.#next.write(at, vector, durable, lone) : this.#next.read(at, vector, lone)
-    if (request instanceof Promise) {
-      if (this.#inFlight === 0) this.#endedAt = this.#clock()
-      this.#inFlight += count
-      const ended = () => {
-        this.#inFlight -= count
-        const now = this.#clock()
-        this.#pace += ((now - this.#endedAt) / count - this.#pace) / 8
-        this.#endedAt = now
-        if (this.#held > 0) this.#schedule()
-      }
-      request.then(ended, ended)
+  /** Begins what is `count` requests, sees to their end, and says whether that came at once. */
+  #follow(
+    write: boolean,
+    durable: boolean,
+    at: number,
+    vector: IoVec,
+    count: number,
+    waiter: Waiter,
+    lone = false,
+  ): boolean {
+    let over = false
+    let begun = false
+    const end: Waiter = {
+      done: () => {
+        over = true
+        if (begun) this.#ended(count)
+        waiter.done()
+      },
+      failed: (error) => {
+        over = true
+        if (begun) this.#ended(count)
+        waiter.failed(error)
+      },
     }
-    return request
+    if (write) this.#next.write(at, vector, durable, end, lone)
+    else this.#next.read(at, vector, end, lone)
+    if (!over) {
+      begun = true
+      this.#begun(count)
+    }
+    return over
+  }
+
+  #begun(count: number): void {
+    if (this.#inFlight === 0) this.#endedAt = this.#clock()
+    this.#inFlight += count
+  }
+
+  #ended(count: number): void {
+    this.#inFlight -= count
+    const now = this.#clock()
+    this.#pace += ((now - this.#endedAt) / count - this.#pace) / 8
+    this.#endedAt = now
+    if (this.#held > 0) this.#schedule()
   }
 }
 

@@ -3,8 +3,8 @@ import fs from 'node:fs'
 import { BlockError, errnoOf } from '../../error.ts'
 import type { IoVec } from '../../iovec.ts'
 import { copyVec } from '../../iovec.ts'
-import { rescue } from '../../now.ts'
-import type { Engine } from './engine.ts'
+import { settle } from '../../now.ts'
+import { asked, type Engine, type Waiter } from './engine.ts'
 import { nodeError } from './failure.ts'
 import { type AlignedPool, alignedPool, BUFFER_MAX } from './pool.ts'
 import type { Addresses } from './vector.ts'
@@ -81,7 +81,7 @@ export function direct(
   const read = (at: number, into: IoVec) =>
     steps(into.byteLength, (start, end) =>
       pool.lend(end - start, async (buffer) => {
-        await engine.read(at + start, buffer)
+        await asked((waiter) => engine.read(at + start, buffer, waiter))
         copyVec(buffer, into.slice(start, end))
       }),
     )
@@ -89,33 +89,54 @@ export function direct(
     steps(from.byteLength, (start, end) =>
       pool.lend(end - start, async (buffer) => {
         copyVec(from.slice(start, end), buffer)
-        await engine.write(at + start, buffer, durable)
+        await asked((waiter) => engine.write(at + start, buffer, durable, waiter))
       }),
     )
+  const through = (waiter: Waiter, start: () => Promise<void>) =>
+    settle(
+      start,
+      () => waiter.done(),
+      (error) => waiter.failed(error),
+    )
   /** A write may want more than the reads by which the demands were found out. */
-  const learn = (error: unknown, again: () => Promise<void>) => {
-    if (errnoOf(error) !== 'EINVAL') throw error
-    alignment.memory = SAFE
-    return again()
+  const learning = (waiter: Waiter, again: () => Promise<void>): Waiter => ({
+    done: () => waiter.done(),
+    failed(error) {
+      if (errnoOf(error) !== 'EINVAL') return waiter.failed(error)
+      alignment.memory = SAFE
+      through(waiter, again)
+    },
+  })
+  /** Begins `straight` if the memory is right for it, else `again`. */
+  const choose = (vector: IoVec, waiter: Waiter, straight: (to: Waiter) => void, again: () => Promise<void>): void => {
+    let fit: boolean
+    try {
+      fit = fits(vector)
+    } catch (error) {
+      waiter.failed(error)
+      return
+    }
+    if (fit) straight(learning(waiter, again))
+    else through(waiter, again)
   }
   return {
     name: engine.name,
     durableWrites: engine.durableWrites,
     submit: () => engine.submit?.(),
-    read: (at, into, lone) =>
-      fits(into)
-        ? rescue(
-            () => engine.read(at, into, lone),
-            (error) => learn(error, () => read(at, into)),
-          )
-        : read(at, into),
-    write: (at, from, durable, lone) =>
-      fits(from)
-        ? rescue(
-            () => engine.write(at, from, durable, lone),
-            (error) => learn(error, () => write(at, from, durable)),
-          )
-        : write(at, from, durable),
+    read: (at, into, waiter, lone) =>
+      choose(
+        into,
+        waiter,
+        (to) => engine.read(at, into, to, lone),
+        () => read(at, into),
+      ),
+    write: (at, from, durable, waiter, lone) =>
+      choose(
+        from,
+        waiter,
+        (to) => engine.write(at, from, durable, to, lone),
+        () => write(at, from, durable),
+      ),
     sync: () => engine.sync(),
   }
 }

@@ -4,8 +4,8 @@ import { promisify } from 'node:util'
 import type { BlockDriver, Extent, WriteOptions, ZeroOptions } from '../../device.ts'
 import { BlockError, errnoOf } from '../../error.ts'
 import type { IoVec } from '../../iovec.ts'
-import { after, type Now, rescue } from '../../now.ts'
-import type { Engine } from './engine.ts'
+import { after, type Now } from '../../now.ts'
+import { type Engine, Ticket, type Waiter } from './engine.ts'
 import { EAGAIN, ENOSYS, EOPNOTSUPP, EPERM, nodeError } from './failure.ts'
 import { type Libc, RWF_NOWAIT } from './libc.ts'
 import type { Medium } from './medium.ts'
@@ -95,7 +95,12 @@ export class FileDriver implements BlockDriver {
   read(at: number, into: IoVec): Now<void> {
     const done = this.#readsNow && into.byteLength <= READ_MAX ? this.#readSteps(at, into) : 0
     if (done === into.byteLength) return
-    return this.#track(this.#split(at + done, rest(into, done), (engine, start, part) => engine.read(start, part)))
+    this.#busy++
+    const ticket = new Ticket(this.#ended)
+    const odd = into.byteLength % this.align !== 0
+    if (odd) this.#split(at + done, rest(into, done), ticket, (engine, start, part, to) => engine.read(start, part, to))
+    else this.parts.engine.read(at + done, rest(into, done), ticket)
+    return ticket.outcome()
   }
 
   write(at: number, from: IoVec, options?: WriteOptions): Now<void> {
@@ -108,21 +113,16 @@ export class FileDriver implements BlockDriver {
       if (done === from.byteLength) return
     }
     const atOnce = durable && this.parts.engine.durableWrites
-    const put = rescue(
-      () => this.#split(at + done, rest(from, done), (engine, start, part) => engine.write(start, part, atOnce)),
-      (error) => {
-        this.#changed++
-        if (atOnce && errnoOf(error) === 'EIO') this.#broken = nodeError(error, `Cannot write to ${this.parts.path}`)
-        throw error
-      },
-    )
-    return this.#track(
-      after(put, () => {
-        if (atOnce) return
-        this.#changed++
-        if (durable) return this.flush()
-      }),
-    )
+    this.#busy++
+    const ticket = new Ticket(atOnce ? this.#endedDurable : this.#endedWrite)
+    const odd = from.byteLength % this.align !== 0
+    if (odd) {
+      this.#split(at + done, rest(from, done), ticket, (engine, start, part, to) =>
+        engine.write(start, part, atOnce, to),
+      )
+    } else this.parts.engine.write(at + done, rest(from, done), atOnce, ticket)
+    if (!durable || atOnce) return ticket.outcome()
+    return this.#track(after(ticket.outcome(), () => this.flush()))
   }
 
   flush(): Now<void> {
@@ -263,12 +263,25 @@ export class FileDriver implements BlockDriver {
   }
 
   /** Sends all that is whole units to the engine, and the rest of a file's last unit through the page cache. */
-  #split(at: number, vector: IoVec, go: (engine: Engine, at: number, part: IoVec) => Now<void>): Now<void> {
-    const odd = vector.byteLength % this.align
-    if (odd === 0) return go(this.parts.engine, at, vector)
-    const whole = vector.byteLength - odd
-    const tail = () => go(this.parts.tail.engine(), at + whole, vector.slice(whole))
-    return whole === 0 ? tail() : after(go(this.parts.engine, at, vector.slice(0, whole)), tail)
+  #split(
+    at: number,
+    vector: IoVec,
+    waiter: Waiter,
+    go: (engine: Engine, at: number, part: IoVec, to: Waiter) => void,
+  ): void {
+    const whole = vector.byteLength - (vector.byteLength % this.align)
+    const tail = () => {
+      let engine: Engine
+      try {
+        engine = this.parts.tail.engine()
+      } catch (error) {
+        waiter.failed(nodeError(error, `Cannot reach the end of ${this.parts.path}`))
+        return
+      }
+      go(engine, at + whole, vector.slice(whole), waiter)
+    }
+    if (whole === 0) tail()
+    else go(this.parts.engine, at, vector.slice(0, whole), { done: tail, failed: (error) => waiter.failed(error) })
   }
 
   #change(request: Promise<void>): Promise<void> {
@@ -296,8 +309,24 @@ export class FileDriver implements BlockDriver {
   #track<T>(request: Now<T>): Now<T> {
     if (!(request instanceof Promise)) return request
     this.#busy++
-    return request.finally(() => {
-      if (--this.#busy === 0) this.#idle?.()
-    })
+    request.then(this.#ended, this.#ended)
+    return request
+  }
+
+  readonly #ended = (): void => {
+    if (--this.#busy === 0) this.#idle?.()
+  }
+
+  readonly #endedWrite = (): void => {
+    this.#changed++
+    this.#ended()
+  }
+
+  readonly #endedDurable = (error?: unknown): void => {
+    if (error !== undefined) {
+      this.#changed++
+      if (errnoOf(error) === 'EIO') this.#broken = nodeError(error, `Cannot write to ${this.parts.path}`)
+    }
+    this.#ended()
   }
 }

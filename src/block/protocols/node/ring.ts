@@ -234,7 +234,6 @@ export class Ring {
     const tail = words[this.#tail]!
     const sqes = this.#sqes
     const at = (tail & this.#sqMask) * SQE_WORDS
-    sqes.fill(0, at, at + SQE_WORDS)
     sqes[at] = operation.opcode | (operation.slow ? SQE_ASYNC : 0)
     sqes[at + 1] = operation.fd
     sqes[at + 2] = operation.at
@@ -244,6 +243,7 @@ export class Ring {
     sqes[at + 6] = length
     sqes[at + 7] = operation.flags
     sqes[at + SQE_USER_DATA] = slot
+    for (let word = SQE_USER_DATA + 1; word < SQE_WORDS; word++) sqes[at + word] = 0
     Atomics.store(words, this.#tail, (tail + 1) >>> 0)
     this.#queued++
     this.#schedule()

@@ -1,6 +1,6 @@
 /** Writes past the page cache on whichever engine is quicker here: which one that is differs from host to host. */
-import { always } from '../../now.ts'
-import type { Engine } from './engine.ts'
+import type { IoVec } from '../../iovec.ts'
+import type { Engine, Waiter } from './engine.ts'
 
 /** From so many writes under way on it matters which engine they take. */
 const BUSY_MIN = 4
@@ -41,18 +41,25 @@ class Spread implements Engine {
     this.#clock = clock
   }
 
-  read(...request: Parameters<Engine['read']>) {
-    return this.#engines[0].read(...request)
+  read(...request: Parameters<Engine['read']>): void {
+    this.#engines[0].read(...request)
   }
 
-  write(...request: Parameters<Engine['write']>) {
-    const durable = request[2]
+  write(at: number, from: IoVec, durable: boolean, waiter: Waiter, lone?: boolean): void {
     const engine = durable || this.#writing === 0 ? 0 : this.#used
     this.#writing++
-    return always(
-      () => this.#engines[engine].write(...request),
-      () => this.#ended(request[1].byteLength),
-    )
+    const bytes = from.byteLength
+    const counted: Waiter = {
+      done: () => {
+        this.#ended(bytes)
+        waiter.done()
+      },
+      failed: (error) => {
+        this.#ended(bytes)
+        waiter.failed(error)
+      },
+    }
+    this.#engines[engine].write(at, from, durable, counted, lone)
   }
 
   sync(): Promise<void> {

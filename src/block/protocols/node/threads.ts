@@ -2,7 +2,7 @@
 import fs from 'node:fs'
 import { BlockError } from '../../error.ts'
 import type { IoVec } from '../../iovec.ts'
-import type { Engine } from './engine.ts'
+import type { Engine, Waiter } from './engine.ts'
 import { nodeError } from './failure.ts'
 import { atMost, IOV_MAX, rest } from './vector.ts'
 
@@ -14,23 +14,21 @@ type Transfer = (
 ) => void
 
 /** Moves all of `vector`, in as many calls as the kernel wants. Every call takes fresh views: memory may have moved. */
-function transfer(call: Transfer, fd: number, at: number, vector: IoVec, doing: () => string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    let moved = 0
-    const step = () => {
-      try {
-        call(fd, atMost(rest(vector, moved).views(), IOV_MAX), at + moved, (error, bytes) => {
-          if (error) reject(nodeError(error, doing()))
-          else if (bytes === 0) reject(new BlockError('EIO', `${doing()}: the file ends there`))
-          else if ((moved += bytes) >= vector.byteLength) resolve()
-          else step()
-        })
-      } catch (error) {
-        reject(nodeError(error, doing()))
-      }
+function transfer(call: Transfer, fd: number, at: number, vector: IoVec, doing: () => string, waiter: Waiter): void {
+  let moved = 0
+  const step = () => {
+    try {
+      call(fd, atMost(rest(vector, moved).views(), IOV_MAX), at + moved, (error, bytes) => {
+        if (error) waiter.failed(nodeError(error, doing()))
+        else if (bytes === 0) waiter.failed(new BlockError('EIO', `${doing()}: the file ends there`))
+        else if ((moved += bytes) >= vector.byteLength) waiter.done()
+        else step()
+      })
+    } catch (error) {
+      waiter.failed(nodeError(error, doing()))
     }
-    step()
-  })
+  }
+  step()
 }
 
 /** The thread pool's engine for the open file `fd`, called `name` in messages. */
@@ -38,10 +36,10 @@ export function threads(fd: number, name: string): Engine {
   return {
     name: 'threads',
     durableWrites: false,
-    read: (at, into) =>
-      transfer(fs.readv, fd, at, into, () => `Cannot read ${into.byteLength} bytes at ${at} of ${name}`),
-    write: (at, from) =>
-      transfer(fs.writev, fd, at, from, () => `Cannot write ${from.byteLength} bytes at ${at} of ${name}`),
+    read: (at, into, waiter) =>
+      transfer(fs.readv, fd, at, into, () => `Cannot read ${into.byteLength} bytes at ${at} of ${name}`, waiter),
+    write: (at, from, _durable, waiter) =>
+      transfer(fs.writev, fd, at, from, () => `Cannot write ${from.byteLength} bytes at ${at} of ${name}`, waiter),
     sync: () =>
       new Promise((resolve, reject) => {
         fs.fdatasync(fd, (error) => (error ? reject(nodeError(error, `Cannot flush ${name}`)) : resolve()))

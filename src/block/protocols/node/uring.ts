@@ -1,9 +1,8 @@
 /** aio=io_uring: requests through the process' ring. */
 import { BlockError } from '../../error.ts'
 import type { IoVec } from '../../iovec.ts'
-import type { Now } from '../../now.ts'
 import { BRIEF, Brief } from './brief.ts'
-import type { Engine } from './engine.ts'
+import type { Engine, Waiter } from './engine.ts'
 import { EAGAIN, EINTR, hostError } from './failure.ts'
 import { RWF_DSYNC } from './libc.ts'
 import {
@@ -18,6 +17,15 @@ import {
 } from './ring.ts'
 import { type Addresses, atMost, IOV_MAX, rest } from './vector.ts'
 
+/** What all transfers of an open file have in common. */
+interface Way {
+  readonly ring: Ring
+  readonly addresses: Addresses
+  readonly fd: number
+  /** What messages call the file. */
+  readonly name: string
+}
+
 /** A read or write of one vector, in as many operations as the kernel wants; it is its own operation. */
 class Transfer implements Operation {
   opcode = 0
@@ -28,62 +36,39 @@ class Transfer implements Operation {
   readonly flags: number
   readonly slow: boolean
   at: number
-  readonly #ring: Ring
-  readonly #addresses: Addresses
+  over = false
+  readonly #way: Way
   readonly #write: boolean
   readonly #start: number
   readonly #vector: IoVec
+  readonly #waiter: Waiter
   #views: readonly Uint8Array[] = []
   #done = 0
-  readonly #doing: () => string
-  #over = false
-  #failure: unknown
-  #resolve: (() => void) | undefined
-  #reject: ((error: unknown) => void) | undefined
 
-  constructor(
-    engine: { ring: Ring; addresses: Addresses; fd: number },
-    request: { at: number; vector: IoVec; write: boolean; slow: boolean; flags: number; doing: () => string },
-  ) {
-    this.#ring = engine.ring
-    this.#addresses = engine.addresses
-    this.fd = engine.fd
-    this.at = this.#start = request.at
-    this.#vector = request.vector
-    this.#write = request.write
-    this.flags = request.flags
-    this.slow = request.slow
-    this.#doing = request.doing
-    this.#ring.add(this)
-  }
-
-  get over(): boolean {
-    return this.#over
-  }
-
-  /** How it ended, or will; asked for once. */
-  outcome(): Now<void> {
-    if (!this.#over) {
-      return new Promise((resolve, reject) => {
-        this.#resolve = resolve
-        this.#reject = reject
-      })
-    }
-    if (this.#failure !== undefined) throw this.#failure
+  constructor(way: Way, at: number, vector: IoVec, write: boolean, slow: boolean, flags: number, waiter: Waiter) {
+    this.#way = way
+    this.fd = way.fd
+    this.at = this.#start = at
+    this.#vector = vector
+    this.#write = write
+    this.flags = flags
+    this.slow = slow
+    this.#waiter = waiter
+    way.ring.add(this)
   }
 
   fill(iov: Uint32Array): void {
-    this.#addresses.fill(iov, this.#views, 0)
+    this.#way.addresses.fill(iov, this.#views, 0)
   }
 
   done(result: number): void {
     if (result > 0) {
       this.#done += result
       if (this.#done >= this.#vector.byteLength) this.#end()
-      else this.#ring.add(this)
-    } else if (result === -EINTR || result === -EAGAIN) this.#ring.add(this)
-    else if (result === 0) this.#fail(new BlockError('EIO', `${this.#doing()}: the file ends there`))
-    else this.#fail(hostError(-result, this.#doing()))
+      else this.#way.ring.add(this)
+    } else if (result === -EINTR || result === -EAGAIN) this.#way.ring.add(this)
+    else if (result === 0) this.#fail(new BlockError('EIO', `${this.#doing}: the file ends there`))
+    else this.#fail(hostError(-result, this.#doing))
   }
 
   /** The memory may have moved, or been taken back, since the request was made. */
@@ -98,7 +83,7 @@ class Transfer implements Operation {
     this.at = this.#start + this.#done
     if (views.length === 1) {
       this.opcode = this.#write ? IORING_OP_WRITE : IORING_OP_READ
-      this.address = this.#addresses.of(views[0]!)
+      this.address = this.#way.addresses.of(views[0]!)
       this.length = views[0]!.length
       this.pieces = 0
     } else {
@@ -110,14 +95,17 @@ class Transfer implements Operation {
   }
 
   #end(): void {
-    this.#over = true
-    this.#resolve?.()
+    this.over = true
+    this.#waiter.done()
   }
 
   #fail(error: unknown): void {
-    this.#over = true
-    this.#failure = error
-    this.#reject?.(error)
+    this.over = true
+    this.#waiter.failed(error)
+  }
+
+  get #doing(): string {
+    return `Cannot ${this.#write ? 'write' : 'read'} ${this.#vector.byteLength} bytes at ${this.#start} of ${this.#way.name}`
   }
 }
 
@@ -129,29 +117,25 @@ const BEGIN_MAX = 64 << 10
 
 /** The ring's engine for the open file `fd`, called `name` in messages; `cached`: it goes through the page cache. */
 export function uring(ring: Ring, addresses: Addresses, fd: number, name: string, cached: boolean): Engine {
-  const engine = { ring, addresses, fd }
+  const way = { ring, addresses, fd, name }
   const briefs = { read: new Brief(), write: new Brief() }
-  const transfer = (at: number, vector: IoVec, write: boolean, flags: number, lone: boolean): Now<void> => {
+  const transfer = (at: number, vector: IoVec, write: boolean, flags: number, waiter: Waiter, lone: boolean): void => {
     const length = vector.byteLength
-    const doing = () => `Cannot ${write ? 'write' : 'read'} ${length} bytes at ${at} of ${name}`
-    const slow = cached && length > BEGIN_MAX
-    const one = new Transfer(engine, { at, vector, write, slow, flags, doing })
-    if (lone && !one.over) {
-      const brief = write ? briefs.write : briefs.read
-      if (brief.worth(length)) {
-        const start = performance.now()
-        ring.wait(BRIEF)
-        brief.did(one.over, performance.now() - start)
-      }
-    }
-    return one.outcome()
+    const one = new Transfer(way, at, vector, write, cached && length > BEGIN_MAX, flags, waiter)
+    if (!lone || one.over) return
+    const brief = write ? briefs.write : briefs.read
+    if (!brief.worth(length)) return
+    const start = performance.now()
+    ring.wait(BRIEF)
+    brief.did(one.over, performance.now() - start)
   }
   return {
     name: 'io_uring',
     durableWrites: true,
     submit: () => ring.submit(),
-    read: (at, into, lone = false) => transfer(at, into, false, 0, lone),
-    write: (at, from, durable, lone = false) => transfer(at, from, true, durable ? RWF_DSYNC : 0, lone && !durable),
+    read: (at, into, waiter, lone = false) => transfer(at, into, false, 0, waiter, lone),
+    write: (at, from, durable, waiter, lone = false) =>
+      transfer(at, from, true, durable ? RWF_DSYNC : 0, waiter, lone && !durable),
     sync: () =>
       new Promise((resolve, reject) => {
         ring.add({
