@@ -234,18 +234,30 @@ export class ImageDevice implements BlockDriver {
   #allocate(at: number, from: IoVec, loose: Promise<void>[]): Now<void> {
     const { image } = this
     const length = from.byteLength
-    return this.#pieces(length, (done) =>
-      after(image.map(at + done, length - done), (found) => {
+    let first: Now<Mapping> | undefined = image.map(at, length)
+    let space: Now<Allocation> | undefined
+    if (!(first instanceof Promise) && first.length === length && !inPlace(first)) {
+      space = image.allocate!(at, length)
+      if (!(space instanceof Promise) && space.start + space.length >= at + length) {
+        return this.#fill(space, at, from, loose)
+      }
+    }
+    return this.#pieces(length, (done) => {
+      const next = first ?? image.map(at + done, length - done)
+      first = undefined
+      return after(next, (found) => {
         if (inPlace(found)) {
           collect(loose, this.#put(found, from.slice(done, done + found.length)))
           return { length: found.length, later: undefined }
         }
-        return after(image.allocate!(at + done, found.length), (space) => {
+        const made = space ?? image.allocate!(at + done, found.length)
+        space = undefined
+        return after(made, (space) => {
           const covered = Math.min(found.length, space.start + space.length - at - done)
           return { length: covered, later: this.#fill(space, at + done, from.slice(done, done + covered), loose) }
         })
-      }),
-    )
+      })
+    })
   }
 
   #fill(space: Allocation, at: number, from: IoVec, loose: Promise<void>[]): Now<void> {
@@ -254,7 +266,11 @@ export class ImageDevice implements BlockDriver {
     // Space of zeroes for what read as zeroes: a link without its data shows what was there, so the link need not wait,
     // and neither need the cluster's next writer.
     if (space.zeroed && (space.was === 'zero' || (space.was === 'hole' && !this.#backed(space.start)))) {
-      return after(space.link(), () =>
+      const linked = space.link()
+      if (!(linked instanceof Promise) && this.#debug === undefined) {
+        return collect(loose, file.write(space.at + before, from))
+      }
+      return after(linked, () =>
         after(this.#debug?.event('write_aio'), () => collect(loose, file.write(space.at + before, from))),
       )
     }
@@ -371,20 +387,30 @@ export class ImageDevice implements BlockDriver {
   }
 
   /** Works through `length` bytes; the pieces' data move at the same time. All are over when it completes or fails. */
-  #pieces(length: number, step: (done: number) => Now<{ length: number; later: Now<void> }>): Now<void> {
+  #pieces(length: number, step: (done: number) => Now<Piece>): Now<void> {
     let done = 0
     const later: Promise<void>[] = []
-    return withAll(later, () =>
-      repeat(() => {
-        if (done >= length) return false
-        return after(step(done), (piece) => {
-          collect(later, piece.later)
-          done += piece.length
-          return done < length
-        })
-      }),
-    )
+    const take = (piece: Piece) => {
+      collect(later, piece.later)
+      done += piece.length
+      return done < length
+    }
+    return withAll(later, () => {
+      while (done < length) {
+        const piece = step(done)
+        if (piece instanceof Promise) {
+          return piece.then((found) => take(found) && repeat(() => after(step(done), take))) as Promise<void>
+        }
+        take(piece)
+      }
+    })
   }
+}
+
+/** What was begun of a request, and how its data end; a failure of `later` is the request's. */
+interface Piece {
+  readonly length: number
+  readonly later: Now<void>
 }
 
 /** The driver of the disk that `image` holds. */
@@ -394,20 +420,20 @@ export function imageDriver(image: Image): ImageDevice {
 
 /** Runs `body`, waits for what it put into `later` too, then throws the first failure. */
 function withAll(later: readonly Promise<void>[], body: () => Now<void>): Now<void> {
-  return after(
-    rescue(body, (error) =>
-      after(
-        rescue(
-          () => all(later),
-          () => {},
-        ),
-        () => {
-          throw error
-        },
-      ),
-    ),
-    () => all(later),
-  )
+  const fail = (error: unknown): Now<void> => {
+    if (later.length === 0) throw error
+    return Promise.allSettled(later).then(() => {
+      throw error
+    })
+  }
+  let value: Now<void>
+  try {
+    value = body()
+  } catch (error) {
+    return fail(error)
+  }
+  if (value instanceof Promise) return value.then(() => all(later), fail)
+  if (later.length > 0) return all(later)
 }
 
 /** Keeps a promise for {@link withAll}. */

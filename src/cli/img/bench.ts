@@ -32,13 +32,15 @@ const OPTIONS: readonly Option[] = [
 const USAGE = `usage: block86 img bench [-c COUNT] [-d DEPTH] [-f FMT] [--flush-interval=INTERVAL] [-i AIO] [-n] [--no-drain]
          [-o OFFSET] [--pattern=PATTERN] [-q] [-s BUFFER_SIZE] [-S STEP_SIZE] [-t CACHE] [-w] [-U] [--warm-up=COUNT] [--image-opts] FILENAME
 
---warm-up, which qemu-img lacks, sends so many requests of up to 4 KiB before those that are measured: until the compiler has seen them
+--warm-up, which qemu-img lacks, sends so many requests of up to 4 KiB, and some of full length, before those that are measured: until the compiler has seen them
 often enough, they are slower than any later ones of a machine that has been running for a second. What the measured
 ones took of the CPU is then told too.
 `
 
 /** Longest request before the measured ones: it is their number that the compiler counts. */
 const WARM_LENGTH = 4096
+/** Bytes of those that are longer. */
+const WARM_BYTES = 256 << 20
 /** What it needs then, ms. */
 const COMPILE_TIME = 250
 
@@ -207,7 +209,7 @@ export async function bench(argv: readonly string[], console: Console): Promise<
     if (what.flushInterval > 0) {
       print(`Sending flush every ${what.flushInterval} requests\n`)
     }
-    if (warmUp > 0) await warm(device, { ...what, count: warmUp, length: Math.min(length, WARM_LENGTH) })
+    if (warmUp > 0) await warm(device, { ...what, count: warmUp })
     const before = process.cpuUsage()
     const seconds = await measure(device, what)
     const { user, system } = process.cpuUsage(before)
@@ -221,11 +223,15 @@ export async function bench(argv: readonly string[], console: Console): Promise<
   return 0
 }
 
-/** Until the compiler, which works beside the program, has nothing more to do. */
+/** Until the compiler, which works beside the program, has nothing more to do; then some of full length, which may go other ways. */
 async function warm(device: BlockDevice, bench: Bench): Promise<void> {
-  await measure(device, bench)
+  const { length } = bench
+  const short = { ...bench, length: Math.min(length, WARM_LENGTH) }
+  await measure(device, short)
+  if (length > WARM_LENGTH)
+    await measure(device, { ...bench, count: Math.ceil(Math.min(bench.count, WARM_BYTES / length)) })
   await new Promise((resolve) => setTimeout(resolve, COMPILE_TIME))
-  await measure(device, { ...bench, count: bench.count >> 3 })
+  await measure(device, { ...short, count: bench.count >> 3 })
 }
 
 function cacheMode(text: string): CacheMode {

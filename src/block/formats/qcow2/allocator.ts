@@ -64,20 +64,23 @@ export class Allocator {
   }
 
   #takeNow(count: number): Now<Space> {
-    return this.#until(() => {
-      const run = this.#pool.pop()
-      if (run !== undefined) {
-        const taken = Math.min(count, run.count)
-        if (taken < run.count) {
-          this.#pool.push({ cluster: run.cluster + taken, count: run.count - taken, zeroed: run.zeroed })
-        }
-        return this.#claim({ cluster: run.cluster, count: taken, zeroed: run.zeroed })
+    const space = this.#try(count)
+    return space === undefined || space instanceof Promise ? this.#until(() => this.#try(count), space) : space
+  }
+
+  #try(count: number): Now<Space | undefined> {
+    const run = this.#pool.pop()
+    if (run !== undefined) {
+      const taken = Math.min(count, run.count)
+      if (taken < run.count) {
+        this.#pool.push({ cluster: run.cluster + taken, count: run.count - taken, zeroed: run.zeroed })
       }
-      if (this.#scan < this.#scanEnd) {
-        return after(this.#scanPage(), () => (this.#pool.length > 0 ? undefined : this.#grow(count)))
-      }
-      return this.#grow(count)
-    })
+      return this.#claim(run.cluster, taken, run.zeroed)
+    }
+    if (this.#scan < this.#scanEnd) {
+      return after(this.#scanPage(), () => (this.#pool.length > 0 ? undefined : this.#grow(count)))
+    }
+    return this.#grow(count)
   }
 
   /** Exactly `count` clusters that follow each other, at the end of the file. */
@@ -169,29 +172,40 @@ export class Allocator {
     })
   }
 
-  /** Tries until there is space; a try that finds its clusters in use gives undefined. */
-  #until(attempt: () => Now<Space | undefined>): Now<Space> {
+  /** Tries until there is space, `first` being the first try; one that finds its clusters in use gives undefined. */
+  #until(attempt: () => Now<Space | undefined>, first: Now<Space | undefined> = undefined): Now<Space> {
     let found: Space | undefined
-    const search = repeat(() =>
-      after(attempt(), (space) => {
+    let begun = first
+    const search = repeat(() => {
+      const next = begun ?? attempt()
+      begun = undefined
+      return after(next, (space) => {
         found = space
         return space === undefined
-      }),
-    )
+      })
+    })
     return after(search, () => found!)
   }
 
-  #claim(space: Space): Now<Space | undefined> {
-    return after(this.#extend((space.cluster + space.count) * this.#clusterSize), () =>
-      after(this.#counts.claim(space.cluster, space.count), (claimed) => {
-        if (claimed > 0) {
-          this.#refused = 0
-          return { cluster: space.cluster, count: claimed, zeroed: space.zeroed }
-        }
-        if (++this.#refused > MAX_REFUSED) throw this.#counts.corrupt('clusters after the end of the file are in use')
-        return undefined
-      }),
-    )
+  #claim(cluster: number, count: number, zeroed: boolean): Now<Space | undefined> {
+    const extended = this.#extend((cluster + count) * this.#clusterSize)
+    if (extended instanceof Promise) return extended.then(() => this.#count(cluster, count, zeroed))
+    return this.#count(cluster, count, zeroed)
+  }
+
+  #count(cluster: number, count: number, zeroed: boolean): Now<Space | undefined> {
+    const claimed = this.#counts.claim(cluster, count)
+    if (claimed instanceof Promise) return claimed.then((claimed) => this.#counted(cluster, claimed, zeroed))
+    return this.#counted(cluster, claimed, zeroed)
+  }
+
+  #counted(cluster: number, count: number, zeroed: boolean): Space | undefined {
+    if (count > 0) {
+      this.#refused = 0
+      return { cluster, count, zeroed }
+    }
+    if (++this.#refused > MAX_REFUSED) throw this.#counts.corrupt('clusters after the end of the file are in use')
+    return undefined
   }
 
   #grow(count: number): Now<Space | undefined> {
@@ -210,7 +224,7 @@ export class Allocator {
     }
     const taken = Math.min(count, (index + 1) * perBlock - cluster)
     this.#tail = cluster + taken
-    return this.#claim({ cluster, count: taken, zeroed: true })
+    return this.#claim(cluster, taken, true)
   }
 
   /** Gives the refcount table more room. The new one is in use at once; the old is free when the header shows the new. */

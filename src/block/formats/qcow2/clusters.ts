@@ -230,33 +230,38 @@ export class ClusterMap {
 
   /** New space from the cluster of `at`, which cannot be overwritten in place. */
   allocate(at: number, length: number): Now<Allocation> {
+    const slice = this.#writable(Math.floor(at / this.#clusterSize))
+    return slice instanceof Promise
+      ? slice.then((slice) => this.#allocateIn(slice, at, length))
+      : this.#allocateIn(slice, at, length)
+  }
+
+  #allocateIn(slice: Slice, at: number, length: number): Now<Allocation> {
     const cluster = Math.floor(at / this.#clusterSize)
-    return after(this.#writable(cluster), (slice) => {
-      const index = cluster - slice.key * this.#perSlice
-      const within = at - cluster * this.#clusterSize
-      slice.look(index)
-      const { flags, offset, allocated, zeroes } = slice
-      if (flags & MISPLACED) throw this.#misplaced(slice)
-      const held = (flags & (PRESENT | COPIED | COMPRESSED)) === (PRESENT | COPIED)
-      if (this.#extended && held) return this.#allocateSubs(cluster, offset, within, length, allocated, zeroes)
-      const bare = !(flags & (PRESENT | COMPRESSED))
-      if (this.#extended && bare && (within !== 0 || length < this.#clusterSize)) {
-        return this.#allocateBare(cluster, within, length, zeroes)
-      }
-      const count = slice.stretch(index, Math.ceil((within + length) / this.#clusterSize))
-      const zero = this.#extended ? zeroes === 0xffffffff : (flags & ZERO) !== 0
-      const was = zero ? 'zero' : bare && zeroes === 0 ? 'hole' : bare && !this.#extended ? 'hole' : 'data'
-      if (held) return this.#allocation(cluster, count, { offset, zeroed: false, was })
-      if (this.#parts.dataFile !== undefined) return this.#allocateData(cluster, count, was)
-      return after(this.#take(count), (space) =>
-        this.#allocation(cluster, space.count, {
-          offset: space.cluster * this.#clusterSize,
-          zeroed: space.zeroed,
-          was,
-          space,
-        }),
-      )
-    })
+    const index = cluster - slice.key * this.#perSlice
+    const within = at - cluster * this.#clusterSize
+    slice.look(index)
+    const { flags, offset, allocated, zeroes } = slice
+    if (flags & MISPLACED) throw this.#misplaced(slice)
+    const held = (flags & (PRESENT | COPIED | COMPRESSED)) === (PRESENT | COPIED)
+    if (this.#extended && held) return this.#allocateSubs(cluster, offset, within, length, allocated, zeroes)
+    const bare = !(flags & (PRESENT | COMPRESSED))
+    if (this.#extended && bare && (within !== 0 || length < this.#clusterSize)) {
+      return this.#allocateBare(cluster, within, length, zeroes)
+    }
+    const count = slice.stretch(index, Math.ceil((within + length) / this.#clusterSize))
+    const zero = this.#extended ? zeroes === 0xffffffff : (flags & ZERO) !== 0
+    const was = zero ? 'zero' : bare && zeroes === 0 ? 'hole' : bare && !this.#extended ? 'hole' : 'data'
+    if (held) return this.#allocation(cluster, count, offset, false, was)
+    if (this.#parts.dataFile !== undefined) return this.#allocateData(cluster, count, was)
+    const space = this.#take(count)
+    return space instanceof Promise
+      ? space.then((space) => this.#allocateAt(cluster, space, was))
+      : this.#allocateAt(cluster, space, was)
+  }
+
+  #allocateAt(cluster: number, space: Space, was: Allocation['was']): Allocation {
+    return this.#allocation(cluster, space.count, space.cluster * this.#clusterSize, space.zeroed, was, space)
   }
 
   /** Space for compressed bytes, right after the last if they still fit its cluster. */
@@ -381,13 +386,16 @@ export class ClusterMap {
   }
 
   #take(count: number): Now<Space> {
-    const { allocator, placed, corrupt } = this.#parts
-    return after(allocator.take(count), (space) => {
-      if (placed.overlaps(space.cluster * this.#clusterSize, space.count * this.#clusterSize)) {
-        throw corrupt(`cluster ${space.cluster} holds metadata, but its refcount was 0`)
-      }
-      return space
-    })
+    const space = this.#parts.allocator.take(count)
+    return space instanceof Promise ? space.then((space) => this.#checkSpace(space)) : this.#checkSpace(space)
+  }
+
+  #checkSpace(space: Space): Space {
+    const { placed, corrupt } = this.#parts
+    if (placed.overlaps(space.cluster * this.#clusterSize, space.count * this.#clusterSize)) {
+      throw corrupt(`cluster ${space.cluster} holds metadata, but its refcount was 0`)
+    }
+    return space
   }
 
   #takePacked(length: number): Now<number> {
@@ -440,37 +448,49 @@ export class ClusterMap {
   #allocation(
     cluster: number,
     count: number,
-    to: { offset: number; zeroed: boolean; was: Allocation['was']; space?: Space; file?: BlockDevice },
+    offset: number,
+    zeroed: boolean,
+    was: Allocation['was'],
+    space?: Space,
+    file?: BlockDevice,
   ): Allocation {
-    const { allocator } = this.#parts
-    const { offset, zeroed, was, space, file } = to
     const found = {
       start: cluster * this.#clusterSize,
       length: count * this.#clusterSize,
       at: offset,
       zeroed,
       was,
-      link: () => {
-        let done = 0
-        return repeat(() => {
-          if (done >= count) return false
-          return after(this.#writable(cluster + done), (slice) => {
-            const last = Math.min(count, (slice.key + 1) * this.#perSlice - cluster)
-            for (; done < last; done++) {
-              const index = cluster + done - slice.key * this.#perSlice
-              const place = offset + done * this.#clusterSize
-              slice.look(index)
-              if (slice.offset !== place) this.#freeOld(slice, index)
-              slice.set(index, place, COPIED)
-            }
-            this.#links = true
-            return true
-          })
-        })
-      },
-      abandon: () => (space === undefined ? undefined : allocator.give(space.cluster, count)),
+      link: () => this.#link(cluster, count, offset),
+      abandon: () => (space === undefined ? undefined : this.#parts.allocator.give(space.cluster, count)),
     }
     return file === undefined ? found : { ...found, file }
+  }
+
+  /** Lets `count` entries lead to the clusters from `offset` on. */
+  #link(cluster: number, count: number, offset: number): Now<void> {
+    let done = 0
+    const inSlice = (slice: Slice) => {
+      const last = Math.min(count, (slice.key + 1) * this.#perSlice - cluster)
+      for (; done < last; done++) {
+        const index = cluster + done - slice.key * this.#perSlice
+        const place = offset + done * this.#clusterSize
+        slice.look(index)
+        if (slice.offset !== place) this.#freeOld(slice, index)
+        slice.set(index, place, COPIED)
+      }
+      this.#links = true
+      return done < count
+    }
+    let next: Now<Slice> | undefined = this.#writable(cluster)
+    if (!(next instanceof Promise)) {
+      if (!inSlice(next)) return
+      next = undefined
+    }
+    return repeat(() => {
+      const slice = next ?? this.#writable(cluster + done)
+      next = undefined
+      return after(slice, inSlice)
+    })
   }
 
   /** In an external data file, a cluster is where it is in the disk. */
@@ -478,7 +498,7 @@ export class ClusterMap {
     const file = this.#parts.dataFile!
     const offset = cluster * this.#clusterSize
     const end = offset + count * this.#clusterSize
-    const found = this.#allocation(cluster, count, { offset, zeroed: false, was, file })
+    const found = this.#allocation(cluster, count, offset, false, was, undefined, file)
     return after(file.grow(end), () => found)
   }
 

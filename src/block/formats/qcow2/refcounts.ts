@@ -255,16 +255,26 @@ export class Refcounts {
 
   /** Sets the counts of free clusters to 1; gives how many of the first were free. The blocks must exist. */
   claim(cluster: number, count: number): Now<number> {
+    const base = cluster - (cluster % this.#perPage)
+    const page = this.#cache.get(base / this.#perPage)
+    if (page !== undefined && cluster + count <= base + this.#perPage) return this.#claimIn(page, cluster - base, count)
     let done = 0
     return after(
       this.#each(cluster, count, (page, index) => {
-        if (readCount(page.bytes(), this.order, index) !== 0) return false
-        this.#set(page, index, 1)
-        done++
-        return true
+        const claimed = this.#claimIn(page, index, 1)
+        done += claimed
+        return claimed === 1
       }),
       () => done,
     )
+  }
+
+  #claimIn(page: CountPage, index: number, count: number): number {
+    for (let done = 0; done < count; done++) {
+      if (readCount(page.bytes(), this.order, index + done) !== 0) return done
+      this.#set(page, index + done, 1)
+    }
+    return count
   }
 
   /** Adds one use to each cluster; EINVAL (and nothing more counted) where the count's bits do not suffice. */

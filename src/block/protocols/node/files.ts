@@ -13,6 +13,7 @@ import { EOPNOTSUPP, hostError, nodeError } from './failure.ts'
 import { FileDriver, type Tail } from './file.ts'
 import { libc } from './libc.ts'
 import { lockImage, refuseIfUsed } from './lock.ts'
+import { mapped } from './mapped.ts'
 import { measure } from './medium.ts'
 import { ring, ringReason } from './ring.ts'
 import { spread } from './spread.ts'
@@ -184,6 +185,7 @@ async function driver(path: string, fd: number, stat: fs.Stats, options: FileOpt
     engine,
     align,
     immediate,
+    mapped: immediate === undefined || medium.kind !== 'file' ? undefined : mapped(immediate.libc, fd, medium.size),
     libc: calls,
     tail: tailOf(path, fd, readOnly),
   })

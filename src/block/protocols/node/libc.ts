@@ -15,6 +15,17 @@ export interface Libc {
   ioctl(fd: number, request: number, argument: Uint8Array): Result
   setsockopt(fd: number, level: number, option: number, value: Uint32Array): Result
   mmap(fd: number, at: number, length: number): ArrayBuffer
+  /** Bytes of a page of memory. */
+  readonly pageSize: number
+  /** Maps bytes of an open file for reading; the address of the first, or minus the error number. */
+  mapFile(fd: number, at: number, length: number): number
+  unmap(address: number, length: number): Result
+  /** The memory from `address` on, which must stay mapped as long as the buffer is used. */
+  view(address: number, length: number): ArrayBuffer
+  /** mincore(2): the lowest bit of a byte for each page says whether it is in memory. */
+  mincore(address: number, length: number, pages: Uint8Array): Result
+  /** Where an open file ends now. */
+  end(fd: number): Result
   close(fd: number): Result
   /** How often this thread has gone to sleep in the kernel. */
   sleeps(): number
@@ -69,9 +80,14 @@ export const RWF_DSYNC = 2
 const LATER_MAX = 2
 
 // mmap(2)
+const PROT_READ = 1
 const PROT_READ_WRITE = 3
+const MAP_SHARED = 1
 const MAP_SHARED_POPULATE = 0x8001
 const MAP_FAILED = 2n ** 64n - 1n
+
+// lseek(2)
+const SEEK_END = 2
 
 // getrusage(2)
 const RUSAGE_THREAD = 1
@@ -168,6 +184,8 @@ function bind(koffi: Koffi): Libc {
   const ioctl = library.func('int ioctl(int fd, ulong request, void *argument)')
   const setsockopt = library.func('int setsockopt(int fd, int level, int option, void *value, uint length)')
   const mmap = library.func('void *mmap(void *place, size_t length, int protection, int flags, int fd, int64 at)')
+  const munmap = library.func('int munmap(uintptr_t address, size_t length)')
+  const mincore = library.func('int mincore(uintptr_t address, size_t length, void *pages)')
   const close = library.func('int close(int fd)')
   const getrusage = library.func('int getrusage(int who, void *usage)')
   const usage = new BigInt64Array(RUSAGE_WORDS)
@@ -198,6 +216,15 @@ function bind(koffi: Koffi): Libc {
       if (BigInt(place) === MAP_FAILED) throw new Error(`mmap failed with error ${koffi.errno()}`)
       return koffi.view(place, length)
     },
+    pageSize: library.func('int getpagesize()')(),
+    mapFile(fd, at, length) {
+      const place = BigInt(mmap(null, length, PROT_READ, MAP_SHARED, fd, at))
+      return place === MAP_FAILED ? -koffi.errno() : Number(place)
+    },
+    unmap: (address, length) => result(munmap(address, length)),
+    view: (address, length) => koffi.view(BigInt(address), length),
+    mincore: (address, length, pages) => result(mincore(address, length, pages)),
+    end: (fd) => result(lseek(fd, 0, SEEK_END)),
     close: (fd) => result(close(fd)),
     sleeps: () => (getrusage(RUSAGE_THREAD, usage) < 0 ? 0 : Number(usage[RUSAGE_NVCSW])),
     preemptions: () => (getrusage(RUSAGE_THREAD, usage) < 0 ? 0 : Number(usage[RUSAGE_NIVCSW])),
