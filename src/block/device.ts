@@ -15,6 +15,13 @@ export interface Extent {
   at?: number
 }
 
+/** A range of another device. */
+export interface Place {
+  readonly device: BlockDevice
+  readonly at: number
+  readonly length: number
+}
+
 export interface WriteOptions {
   /** Forced unit access: the write completes when it is durable. */
   fua?: boolean
@@ -55,6 +62,11 @@ export interface BlockDriver {
   readonly backing?: BlockDevice | undefined
   /** Where all of its bytes are as they are: from `offset` on in `device`. */
   readonly plain?: { readonly device: BlockDevice; readonly offset: number }
+  /**
+   * Where bytes from `at` on are as they are, for who knows a shorter way to them than {@link read}: at least one, at most `length`;
+   * undefined if nowhere, or if that is not known at once.
+   */
+  place?(at: number, length: number): Place | undefined
   /** The nearest place, here or below, where requests can be held; for formats to announce what they do. */
   readonly debug?: DebugPoints | undefined
   /** Smallest unit of offsets and lengths, bytes, a power of two; default 1. */
@@ -175,6 +187,19 @@ export class BlockDevice implements BlockDriver {
     }
     const start = this.#down(at)
     return lock.exclusive(start, this.#up(at + from.byteLength) - start, () => this.#modify(at, from, fua))
+  }
+
+  /** How far down the bytes from `at` on can be followed as they are; what is found here itself has no other place. */
+  placed(at: number, length: number): Place | undefined {
+    this.#check(at, length, 'read')
+    if (this.debug !== undefined) return undefined
+    const { place, plain } = this.driver
+    if (place !== undefined) {
+      const found = place.call(this.driver, at, length)
+      return found === undefined ? undefined : found.device.placed(found.at, found.length)
+    }
+    if (plain !== undefined) return plain.device.placed(plain.offset + at, length)
+    return { device: this, at, length }
   }
 
   flush(): Now<void> {

@@ -86,6 +86,7 @@ export abstract class Remap
         BlockDriver,
         | 'readOnly'
         | 'backing'
+        | 'place'
         | 'plain'
         | 'debug'
         | 'copyTo'

@@ -1,5 +1,5 @@
 /** Moves the data of every image format: through its mappings and backing chain, copying up where it must. */
-import type { BlockDevice, BlockDriver, DebugPoints, Extent, ZeroOptions } from './device.ts'
+import type { BlockDevice, BlockDriver, DebugPoints, Extent, Place, ZeroOptions } from './device.ts'
 import { BlockError } from './error.ts'
 import type { Allocation, Image, Mapping } from './image.ts'
 import { bytesVec, type IoVec, zeroVec } from './iovec.ts'
@@ -52,6 +52,19 @@ export class ImageDevice implements BlockDriver {
     const traffic = this.#traffic
     if (traffic.gate !== undefined) return traffic.gate.then(() => this.read(at, into))
     return traffic.track(this.#read(at, into))
+  }
+
+  place(at: number, length: number): Place | undefined {
+    const { image } = this
+    const found = this.#traffic.gate === undefined ? image.map(at, length) : undefined
+    if (found === undefined || found instanceof Promise) return undefined
+    if (found.kind === 'raw') {
+      const device = found.file ?? image.file
+      return found.at + found.length <= device.size ? { device, at: found.at, length: found.length } : undefined
+    }
+    const { backing } = image
+    if (found.kind !== 'hole' || backing === undefined || at >= backing.size) return undefined
+    return { device: backing, at, length: Math.min(found.length, backing.size - at) }
   }
 
   write(at: number, from: IoVec): Now<void> {

@@ -5,8 +5,15 @@ import { Filter } from '../filter.ts'
 import type { IoVec } from '../iovec.ts'
 import { after, type Now } from '../now.ts'
 
+/** What is read is what is there. */
+abstract class Plain extends Filter {
+  get plain() {
+    return { device: this.next, offset: 0 }
+  }
+}
+
 /** Every write is durable when it completes. */
-class WriteThrough extends Filter {
+class WriteThrough extends Plain {
   readonly name = 'writethrough'
 
   override write(at: number, from: IoVec): Now<void> {
@@ -19,7 +26,7 @@ class WriteThrough extends Filter {
 }
 
 /** Nothing is made durable. */
-class Unsafe extends Filter {
+class Unsafe extends Plain {
   readonly name = 'unsafe'
 
   override write(at: number, from: IoVec, _options?: WriteOptions): Now<void> {
@@ -30,7 +37,7 @@ class Unsafe extends Filter {
 }
 
 /** Space once taken is kept. */
-class KeepSpace extends Filter {
+class KeepSpace extends Plain {
   readonly name = 'keep-space'
 
   override get canDiscard(): boolean {

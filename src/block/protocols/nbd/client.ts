@@ -199,6 +199,7 @@ export class NbdClient implements BlockDriver {
   #begin(session: NbdSession): void {
     this.#session = session
     this.#runs = []
+    session.reader.hasten()
     this.#replies.receive(session).catch((error) => this.#broken(session, error))
     if (this.#journal === undefined || this.#journal.bytes === 0) this.#goOn(session)
     else this.#writeAgain(session, this.#journal)

@@ -1,5 +1,5 @@
 /** The NBD transmission phase, server side: requests of one connection run side by side, replies go out as they complete. */
-import type { Extent } from '../../device.ts'
+import type { Extent, Place } from '../../device.ts'
 import { BlockError, errnoOf, messageOf } from '../../error.ts'
 import { bytesVec } from '../../iovec.ts'
 import { after, type Now, settle } from '../../now.ts'
@@ -16,6 +16,8 @@ const MAX_BYTES = 2 * wire.MAX_PAYLOAD
 const MAX_REQUESTS = 128
 /** Replies that wait to be sent, bytes; past them, no read is begun: what is read would be out of the caches when it is sent. */
 const MAX_UNSENT = 256 << 10
+/** Replies from so many bytes on may go without passing through here; to find out whether they can costs as much as copying less. */
+const FORWARD_MIN = 32 << 10
 /** Memory that a connection keeps for its next replies, bytes, and of how many different lengths. */
 const MAX_KEPT = 2 << 20
 const MAX_KEPT_LENGTHS = 16
@@ -93,6 +95,7 @@ class Transmission {
 
   async #receive(): Promise<string | undefined> {
     const { reader } = this.#session
+    reader.hasten()
     for (;;) {
       const bytes = reader.read(28)
       const head = wire.viewOf(bytes instanceof Promise ? await bytes : bytes)
@@ -115,7 +118,12 @@ class Transmission {
       const unsent = request.command === wire.CMD_READ ? MAX_UNSENT : Infinity
       const room = this.#room(MAX_BYTES - cost, MAX_REQUESTS - 1, unsent)
       if (room !== undefined) await room
-      const payload = request.command === wire.CMD_WRITE ? await reader.read(request.length) : undefined
+      let payload: Uint8Array | undefined
+      if (request.command === wire.CMD_WRITE) {
+        payload = this.#buffers.take(request.length)
+        const filled = reader.fill(bytesVec(payload))
+        if (filled instanceof Promise) await filled
+      }
       this.#start(request, cost, payload)
     }
   }
@@ -139,6 +147,7 @@ class Transmission {
     const end = () => {
       this.#requests--
       this.#bytes -= cost
+      if (payload !== undefined) this.#buffers.give(payload)
       this.#wake?.()
     }
     settle(
@@ -215,12 +224,20 @@ class Transmission {
       if (first instanceof Promise || first.kind !== 'data' || first.length < length)
         return this.#readSparse(request, first)
     }
+    if (length === 0) return this.#done(request)
+    const head = structured ? dataHead(request.cookie, wire.REPLY_FLAG_DONE, at, length) : simple(request.cookie, 0)
+    return this.#answer(head, at, length)
+  }
+
+  /** Sends the bytes of a range behind a head. */
+  #answer(head: Uint8Array, at: number, length: number): Now<void> {
+    const { item, stream } = this.#session
+    if (length >= FORWARD_MIN && stream.forward !== undefined) {
+      const place = item.device.placed(at, length)
+      if (place?.length === length && this.#forward(head, place)) return
+    }
     const data = this.#buffers.take(length)
-    return after(item.device.read(at, bytesVec(data)), () => {
-      if (!structured) return this.#writeData([simple(request.cookie, 0), data])
-      if (length === 0) return this.#done(request)
-      return this.#writeData([dataHead(request.cookie, wire.REPLY_FLAG_DONE, at, length), data])
-    })
+    return after(item.device.read(at, bytesVec(data)), () => this.#writeData([head, data]))
   }
 
   /** Sends data and holes as they are; `first` is what the range begins with. */
@@ -231,10 +248,7 @@ class Transmission {
       const extent = answer instanceof Promise ? await answer : answer
       const flags = at + extent.length === end ? wire.REPLY_FLAG_DONE : 0
       if (extent.kind === 'data') {
-        const data = this.#buffers.take(extent.length)
-        const read = device.read(at, bytesVec(data))
-        if (read instanceof Promise) await read
-        const room = this.#writeData([dataHead(request.cookie, flags, at, data.length), data])
+        const room = this.#answer(dataHead(request.cookie, flags, at, extent.length), at, extent.length)
         if (room instanceof Promise) await room
       } else
         await this.#write([chunk(request, flags, wire.REPLY_OFFSET_HOLE, 12), wire.pack([8, at], [4, extent.length])])
@@ -290,15 +304,30 @@ class Transmission {
     void this.#write([head, wire.pack([4, number], [2, message.length]), message])
   }
 
+  #forward(head: Uint8Array, place: Place): boolean {
+    const sent = this.#sending(place.length)
+    const forwarded = this.#session.stream.forward!(head, place, sent)
+    if (!forwarded) sent()
+    return forwarded
+  }
+
   /** Sends pieces of which the last is one of {@link Buffers}. */
   #writeData(pieces: readonly Uint8Array[]): void | Promise<void> {
     const data = pieces.at(-1)!
-    this.#unsent += data.length
+    const sent = this.#sending(data.length)
     return this.#session.stream.write(pieces, () => {
       this.#buffers.give(data)
-      this.#unsent -= data.length
-      this.#wake?.()
+      sent()
     })
+  }
+
+  /** Counts bytes that wait to be sent, until what it gives is called. */
+  #sending(length: number): () => void {
+    this.#unsent += length
+    return () => {
+      this.#unsent -= length
+      this.#wake?.()
+    }
   }
 
   #write(pieces: readonly Uint8Array[]): void | Promise<void> {

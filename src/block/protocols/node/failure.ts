@@ -19,5 +19,5 @@ export function nodeError(error: unknown, doing: string): BlockError {
 }
 
 /** Linux' error numbers that are handled, not reported. */
-export const { EAGAIN, EBUSY, EINTR, EINVAL, EOPNOTSUPP, ENOSYS, EACCES, EPERM, ENODEV, ENXIO, ENOTTY, EXDEV } =
+export const { EAGAIN, EBUSY, EINTR, EINVAL, EOPNOTSUPP, ENOSYS, EACCES, EIO, EPERM, ENODEV, ENXIO, ENOTTY, EXDEV } =
   constants.errno

@@ -23,6 +23,8 @@ const READ_STEP = 128 << 10
 /** Most that one call of the kernel copies between files, bytes, so that it ends when it is wanted. */
 const COPY_STEP = 16 << 20
 
+const PAGE = 4096
+
 /** What a kernel, a file system or a sandbox answers that does not have a call, or not for us. */
 const FORBIDDEN: readonly number[] = [ENOSYS, EOPNOTSUPP, EPERM]
 
@@ -172,10 +174,11 @@ export class FileDriver implements BlockDriver {
     if (at >= this.#data.start && at < this.#data.end)
       return { length: Math.min(length, this.#data.end - at), kind: 'data' }
     const asked = this.#changed
+    // All of it is asked for, whatever is wanted now: where readers take turns, each would forget what the other was told.
     return this.#track(
-      space.status(at, length).then((extent) => {
+      space.status(at, Math.max(length, this.#size - at)).then((extent) => {
         if (extent.kind === 'data' && asked === this.#changed) this.#data = { start: at, end: at + extent.length }
-        return extent
+        return { ...extent, length: Math.min(extent.length, length) }
       }),
     )
   }
@@ -206,6 +209,14 @@ export class FileDriver implements BlockDriver {
     const copied = this.#track(libc.copyFileRange(this.parts.fd, at, to.parts.fd, toAt, wanted))
     await to.#change(copied.then(() => {}))
     return Math.max(await copied, 0)
+  }
+
+  /** The descriptor, if the page cache has all of the range. */
+  cached(at: number, length: number): number | undefined {
+    const { immediate, fd, medium } = this.parts
+    if (immediate === undefined || medium.kind !== 'file' || at + length > this.#size) return undefined
+    const pages = Math.ceil((at + length) / PAGE) - Math.floor(at / PAGE)
+    return immediate.libc.cached(fd, at, length) === pages ? fd : undefined
   }
 
   async close(): Promise<void> {

@@ -13,6 +13,14 @@ export interface Libc {
   pwritev2(fd: number, iov: Uint32Array, count: number, at: number, flags: number): Result
   fcntl(fd: number, command: number, argument: Uint8Array): Result
   ioctl(fd: number, request: number, argument: Uint8Array): Result
+  readv(fd: number, iov: Uint32Array, count: number): Result
+  writev(fd: number, iov: Uint32Array, count: number): Result
+  /** Sends from a file, out of the page cache without a copy. */
+  sendfile(to: number, from: number, at: number, length: number): Result
+  /** How many of the range's pages the page cache has (cachestat(2), Linux 6.5). */
+  cached(fd: number, at: number, length: number): Result
+  /** Another descriptor of the same open file, which programs that are started do not get. */
+  duplicate(fd: number): Result
   setsockopt(fd: number, level: number, option: number, value: Uint32Array): Result
   mmap(fd: number, at: number, length: number): ArrayBuffer
   /** Bytes of a page of memory. */
@@ -37,7 +45,7 @@ export interface Libc {
   ringWait(fd: number, submit: number, nanoseconds: bigint): Result
   ringRegister(fd: number, operation: number, argument: ArrayBufferView | null, count: number): Result
   /** Calls `ready` whenever `fd` can be read, as long as it can; does not keep the process alive until told to. */
-  watch(fd: number, ready: () => void): Watch
+  watch(fd: number, ready: (now: Readiness) => void): Watch
   /** lseek, on a thread of Node's pool. */
   seek(fd: number, at: number, whence: number): Promise<Result>
   /** On a thread of Node's pool. */
@@ -48,8 +56,16 @@ export interface Libc {
   copyFileRange(from: number, fromAt: number, to: number, toAt: number, length: number): Promise<Result>
 }
 
+/** What can be done with a descriptor without waiting. */
+export interface Readiness {
+  readonly readable: boolean
+  readonly writable: boolean
+}
+
 /** A descriptor that the event loop watches. */
 export interface Watch {
+  /** What is watched for from now on; at first, reading alone. */
+  want(readable: boolean, writable: boolean): void
   /** Whether it keeps the process alive. */
   hold(on: boolean): void
   close(): void
@@ -60,12 +76,20 @@ interface Foreign {
   async(...values: unknown[]): void
 }
 
+interface Poll {
+  start(options: Readiness, ready: (status: number, now: Readiness) => void): void
+  stop(): void
+  ref(): void
+  unref(): void
+  close(): void
+}
+
 interface Koffi {
   load(path: null): { func(definition: string): Foreign }
   address(value: unknown): bigint
   view(address: unknown, length: number): ArrayBuffer
   node: {
-    poll(fd: number, options: { readable: boolean }, ready: () => void): { ref(): void; unref(): void; close(): void }
+    poll(fd: number, options: Readiness, ready: (status: number, now: Readiness) => void): Poll
   }
   errno(): number
   version: string
@@ -89,11 +113,17 @@ const MAP_FAILED = 2n ** 64n - 1n
 // lseek(2)
 const SEEK_END = 2
 
+// fcntl(2)
+const F_DUPFD_CLOEXEC = 1030
+
 // getrusage(2)
 const RUSAGE_THREAD = 1
 const RUSAGE_WORDS = 18
 const RUSAGE_NVCSW = 16
 const RUSAGE_NIVCSW = 17
+
+// cachestat(2): the same number everywhere too; its answer begins with the pages that are there.
+const SYS_CACHESTAT = 451
 
 // System calls 425 to 427 have the same numbers on every architecture.
 const SYS_IO_URING_SETUP = 425
@@ -179,6 +209,14 @@ function bind(koffi: Koffi): Libc {
   }
   const preadv2 = library.func('int64 preadv2(int fd, void *iov, int count, int64 at, int flags)')
   const pwritev2 = library.func('int64 pwritev2(int fd, void *iov, int count, int64 at, int flags)')
+  const readv = library.func('int64 readv(int fd, void *iov, int count)')
+  const writev = library.func('int64 writev(int fd, void *iov, int count)')
+  const sendfile = library.func('int64 sendfile(int to, int from, void *at, size_t length)')
+  const offset = new BigInt64Array(1)
+  const cachestat = library.func('int64 syscall(int64 number, uint fd, void *range, void *found, uint flags)')
+  const range = new BigUint64Array(2)
+  const found = new BigUint64Array(5)
+  const duplicate = library.func('int fcntl(int fd, int command, int64 least)')
   const fcntl = library.func('int fcntl(int fd, int command, void *argument)')
   const lseek = library.func('int64 lseek(int fd, int64 at, int whence)')
   const ioctl = library.func('int ioctl(int fd, ulong request, void *argument)')
@@ -208,6 +246,19 @@ function bind(koffi: Koffi): Libc {
     address: (buffer) => Number(koffi.address(new Uint8Array(buffer))),
     preadv2: (fd, iov, count, at, flags) => result(preadv2(fd, iov, count, at, flags)),
     pwritev2: (fd, iov, count, at, flags) => result(pwritev2(fd, iov, count, at, flags)),
+    readv: (fd, iov, count) => result(readv(fd, iov, count)),
+    writev: (fd, iov, count) => result(writev(fd, iov, count)),
+    sendfile(to, from, at, length) {
+      offset[0] = BigInt(at)
+      return result(sendfile(to, from, offset, length))
+    },
+    cached(fd, at, length) {
+      range[0] = BigInt(at)
+      range[1] = BigInt(length)
+      const answer = result(cachestat(SYS_CACHESTAT, fd, range, found, 0))
+      return answer < 0 ? answer : Number(found[0])
+    },
+    duplicate: (fd) => result(duplicate(fd, F_DUPFD_CLOEXEC, 0)),
     fcntl: (fd, command, argument) => steady(() => fcntl(fd, command, argument)),
     ioctl: (fd, request, argument) => steady(() => ioctl(fd, request, argument)),
     setsockopt: (fd, level, option, value) => result(setsockopt(fd, level, option, value, value.byteLength)),
@@ -237,9 +288,16 @@ function bind(koffi: Koffi): Libc {
     ringRegister: (fd, operation, argument, count) =>
       result(ringRegister(SYS_IO_URING_REGISTER, fd, operation, argument, count)),
     watch(fd, ready) {
-      const handle = koffi.node.poll(fd, { readable: true }, ready)
+      // An error of the descriptor shows when it is used.
+      const called = (status: number, now: Readiness) => ready(status < 0 ? { readable: true, writable: true } : now)
+      const handle = koffi.node.poll(fd, { readable: true, writable: false }, called)
       handle.unref()
-      return { hold: (on) => (on ? handle.ref() : handle.unref()), close: () => handle.close() }
+      return {
+        want: (readable, writable) =>
+          readable || writable ? handle.start({ readable, writable }, called) : handle.stop(),
+        hold: (on) => (on ? handle.ref() : handle.unref()),
+        close: () => handle.close(),
+      }
     },
     seek: (fd, at, whence) => later(lseek, fd, at, whence),
     fallocate: (fd, mode, at, length) => later(fallocate, fd, mode, at, length),

@@ -1,9 +1,13 @@
 /** Byte streams over Node's sockets: TCP, Unix sockets and TLS. */
 import net from 'node:net'
 import tls from 'node:tls'
+import { isMainThread } from 'node:worker_threads'
+import type { Place } from '../../device.ts'
 import { BlockError } from '../../error.ts'
 import type { Now } from '../../now.ts'
-import type { ByteStream } from '../stream.ts'
+import type { ByteStream, Receiver } from '../stream.ts'
+import { Connection } from './connection.ts'
+import { FileDriver } from './file.ts'
 import { libc } from './libc.ts'
 
 // socket(7)
@@ -14,9 +18,19 @@ const SEND_BUFFER = Uint32Array.of(512 << 10)
 
 /** Lets more be sent before who receives it takes it, where that can be had; a Unix socket holds 208 KiB by itself. */
 function widen(socket: net.Socket): void {
-  const handle: unknown = Reflect.get(socket, '_handle')
-  const fd = typeof handle === 'object' && handle !== null ? Reflect.get(handle, 'fd') : undefined
-  if (typeof fd === 'number' && fd >= 0) libc()?.setsockopt(fd, SOL_SOCKET, SO_SNDBUF, SEND_BUFFER)
+  const fd = handleOf(socket)?.fd ?? -1
+  if (fd >= 0) libc()?.setsockopt(fd, SOL_SOCKET, SO_SNDBUF, SEND_BUFFER)
+}
+
+/** What Node has behind a socket; it does not promise any of it. */
+interface Handle {
+  readonly fd?: number
+  readStop?(): number
+  reading?: boolean
+}
+
+function handleOf(socket: net.Socket): Handle | undefined {
+  return (Reflect.get(socket, '_handle') as Handle | null | undefined) ?? undefined
 }
 
 /** A Node socket as a {@link ByteStream}. */
@@ -27,6 +41,8 @@ export class SocketStream implements ByteStream {
   #failure: Error | undefined
   #room: Promise<void> | undefined
   #roomNow: (() => void) | undefined
+  /** Moves the bytes in Node's place. */
+  #connection: Connection | undefined
 
   constructor(socket: net.Socket, peer: string) {
     this.peer = peer
@@ -51,6 +67,7 @@ export class SocketStream implements ByteStream {
   }
 
   write(pieces: readonly Uint8Array[], sent?: () => void): Now<void> {
+    if (this.#connection !== undefined) return this.#connection.write(pieces, sent)
     const { socket } = this
     if (socket.destroyed || !socket.writable) return sent?.()
     let room = true
@@ -74,14 +91,47 @@ export class SocketStream implements ByteStream {
     this.#roomNow = undefined
   }
 
+  hasten(receiver: Receiver): void {
+    const { socket } = this
+    const calls = libc()
+    const handle = handleOf(socket)
+    const fd = socket instanceof tls.TLSSocket ? -1 : (handle?.fd ?? -1)
+    // In a thread that is terminated koffi's watch would end the process.
+    if (calls === undefined || !isMainThread || fd < 0 || handle?.readStop === undefined) return
+    while (socket.writableCorked > 0) socket.uncork()
+    if (socket.destroyed || socket.writableLength > 0) return
+    // The event loop watches a descriptor once: the socket keeps its own.
+    const own = calls.duplicate(fd)
+    if (own < 0) return
+    handle.readStop()
+    handle.reading = false
+    socket.removeAllListeners('data')
+    for (let piece = socket.read(); piece !== null; piece = socket.read()) receiver.push(piece)
+    const connection = new Connection(calls, own, receiver)
+    this.#connection = connection
+    socket.once('close', () => {
+      connection.end()
+      calls.close(own)
+    })
+  }
+
+  forward(head: Uint8Array, { device, at, length }: Place, sent: () => void): boolean {
+    const file = device.driver instanceof FileDriver ? device.driver.cached(at, length) : undefined
+    if (file === undefined || this.#connection === undefined) return false
+    this.#connection.forward(head, file, at, length, sent)
+    return true
+  }
+
   pause(paused: boolean): void {
-    if (paused) this.socket.pause()
+    if (this.#connection !== undefined) this.#connection.pause(paused)
+    else if (paused) this.socket.pause()
     else this.socket.resume()
   }
 
   close(): void {
     if (this.socket.destroyed) return
-    this.socket.end(() => this.socket.destroy())
+    if (this.#connection !== undefined) this.#connection.drain(() => this.socket.destroy())
+    else this.socket.end(() => this.socket.destroy())
     setTimeout(() => this.socket.destroy(), 1000).unref()
   }
 
