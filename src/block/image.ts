@@ -15,8 +15,8 @@ export type Mapping =
     }
   /** They are zeroes; `at` is where space is kept for them, if it is. */
   | { readonly kind: 'zero'; readonly length: number; readonly at?: number }
-  /** This layer has nothing: the backing layer's bytes, or zeroes. */
-  | { readonly kind: 'hole'; readonly length: number }
+  /** This layer has nothing: the backing layer's bytes, or zeroes; `at` as of zeroes. */
+  | { readonly kind: 'hole'; readonly length: number; readonly at?: number }
   /** They are compressed; `unpack` gives exactly `length` bytes, which the caller must not change. */
   | { readonly kind: 'packed'; readonly length: number; unpack(): Now<Uint8Array> }
 
@@ -74,8 +74,15 @@ export interface Image {
   allocate?(at: number, length: number): Now<Allocation>
   /** Packs one whole cluster (the disk's last may be shorter), or gives undefined when it does not get smaller. */
   pack?(at: number, bytes: Uint8Array): Now<PackedAllocation | undefined>
-  /** Makes whole clusters read as zeroes (the range may also end at the disk's end); false if the format cannot say that. */
+  /**
+   * Makes whole clusters, or units of {@link zeroUnit}, read as zeroes (the range may also end at the disk's end); false if the
+   * format cannot say that.
+   */
   zero?(at: number, length: number, unmap: boolean): Now<boolean>
+  /** Whether space in the file was counted for use before anything was written to it: then its holes tell more than the map. */
+  preallocated?(): Now<boolean>
+  /** What can be made to read as zeroes without being written, bytes; default a cluster. */
+  readonly zeroUnit?: number
   /** Gives whole clusters back; they read as zeroes afterwards, or as before where that cannot be said. */
   discard?(at: number, length: number): Now<void>
   /** Makes all data and metadata of completed requests durable. */

@@ -362,10 +362,10 @@ export class ImageDevice implements BlockDriver {
   }
 
   #zeroRange(at: number, length: number, unmap: boolean): Now<void> {
-    const { clusterSize } = this.image
+    const { clusterSize, zeroUnit = clusterSize } = this.image
     const end = at + length
-    const first = Math.min(Math.ceil(at / clusterSize) * clusterSize, end)
-    const last = Math.max(end === this.size ? end : end - (end % clusterSize), first)
+    const first = Math.min(Math.ceil(at / zeroUnit) * zeroUnit, end)
+    const last = Math.max(end === this.size ? end : end - (end % zeroUnit), first)
     return after(this.#writeZeroes(at, first - at), () =>
       after(last > first ? this.#zeroClusters(first, last - first, unmap) : undefined, () =>
         this.#writeZeroes(last, end - last),
@@ -377,9 +377,11 @@ export class ImageDevice implements BlockDriver {
     const { image } = this
     const zero = image.zero
     if (zero === undefined) return this.#writeZeroes(at, length)
-    const covered = Math.ceil((at + length) / image.clusterSize) * image.clusterSize - at
+    const { clusterSize } = image
+    const start = at - (at % clusterSize)
+    const covered = Math.ceil((at + length) / clusterSize) * clusterSize - start
     return after(
-      this.#changing.exclusive(at, covered, () => zero.call(image, at, length, unmap)),
+      this.#changing.exclusive(start, covered, () => zero.call(image, at, length, unmap)),
       (done) => (done ? undefined : this.#writeZeroes(at, length)),
     )
   }

@@ -30,6 +30,8 @@ export interface FileOptions {
   readonly locking?: 'auto' | 'on' | 'off'
   /** Answer at once what the page cache holds; default true. */
   readonly immediate?: boolean
+  /** Longest read that is answered at once, bytes; default what an emulator's thread can spare the time for. */
+  readonly readMax?: number
 }
 
 /** How a new file is filled. */

@@ -313,6 +313,51 @@ describe.skipIf(lacks('qemu-io', 'qemu-img'))('qcow2', () => {
   })
 })
 
+describe.skipIf(lacks('qemu-io', 'qemu-img'))('metadata that zeroes and discards leave', () => {
+  const kinds = [
+    '',
+    'extended_l2=on',
+    'compat=0.10',
+    'cluster_size=4k',
+    'BACKED',
+    'compat=0.10,BACKED',
+    'extended_l2=on,BACKED',
+  ]
+  const lines = [
+    ['write -P 1 0 1M', 'write -z 0 128k', 'write -z 1M 64k'],
+    ['write -z -u 0 128k', 'discard 256k 64k', 'write -P 3 3M 64k'],
+    ['write -P 1 0 1M', 'discard 0 128k', 'write -z -u 192k 128k', 'discard 512k 100k'],
+    ['write -P 1 0 1M', 'write -P 4 8k 64k', 'write -z 4k 128k', 'write -z -u 200k 10k'],
+    ['write -z 1984k 64k', 'write -c -P 1 0 64k', 'write -z -u 4k 8k', 'discard 0 64k', 'discard 2M 64k'],
+  ]
+  /** What `qemu-img map` says after `commands`, by either program, on a new image. */
+  async function mapAfter(who: 'theirs' | 'ours', kind: string, commands: readonly string[]): Promise<string> {
+    const place = folder.file(who)
+    fs.rmSync(place, { recursive: true, force: true })
+    fs.mkdirSync(place)
+    fs.writeFileSync(`${place}/base`, new Uint8Array(2 << 20).fill(0xb5))
+    const options = kind.replace('BACKED', 'backing_file=base,backing_fmt=raw')
+    const run = (program: string, args: readonly string[]) => {
+      const { status, stdout, stderr } = spawnSync(program, args, { cwd: place, encoding: 'utf8' })
+      expect(status, stderr).toBe(0)
+      return stdout
+    }
+    run('qemu-img', ['create', '-q', '-f', 'qcow2', ...(options ? ['-o', options] : []), 'image', '4M'])
+    const line = ['-d', 'unmap', '-f', 'qcow2', ...each(...commands), 'image']
+    if (who === 'theirs') run('qemu-io', line)
+    else {
+      process.chdir(place)
+      expect(await ours(line, '').finally(() => process.chdir(home))).toMatchObject({ status: 0, err: '' })
+    }
+    run('qemu-img', ['check', '-q', 'image'])
+    return run('qemu-img', ['map', '--output=json', 'image'])
+  }
+
+  test.each(kinds)('is as after qemu-io: %s', async (kind) => {
+    for (const line of lines) expect(await mapAfter('ours', kind, line)).toBe(await mapAfter('theirs', kind, line))
+  })
+})
+
 describe.skipIf(lacks('qemu-io', 'qemu-img'))('filters', () => {
   const rules = `
 [inject-error]

@@ -1,31 +1,26 @@
 /** What disks show where, down to the holes of the files that their images are in. */
 import type { BlockDevice } from '../device.ts'
-import type { Mapping } from '../image.ts'
+import type { Image, Mapping } from '../image.ts'
 import { ImageDevice } from '../mover.ts'
 import { after, type Now } from '../now.ts'
 
-/** A file with less of its size on the medium than this is looked at for holes. */
-const SPARSE = 0.9
+/** Asked once for each image. */
+const answers = new WeakMap<Image, Promise<boolean>>()
 
-/** Whether the files of an image are sparse, as preallocated ones are: asked once for each. */
-const sparse = new WeakMap<BlockDevice, Promise<boolean>>()
-
-function isSparse(file: BlockDevice): Promise<boolean> {
-  let known = sparse.get(file)
-  if (known === undefined) {
-    known = Promise.resolve(file.allocated()).then((bytes) => bytes < file.size * SPARSE)
-    sparse.set(file, known)
-  }
+function isPreallocated(image: Image): Now<boolean> {
+  if (image.preallocated === undefined) return false
+  let known = answers.get(image)
+  if (known === undefined) answers.set(image, (known = Promise.resolve(image.preallocated())))
   return known
 }
 
 /** Whether data of an image is a hole of its file, and so reads as zeroes; and how much of it is the same. */
 export function fileHole(
-  file: BlockDevice,
+  image: Image,
   found: Mapping & { kind: 'raw' },
 ): Now<{ readonly zero: boolean; readonly length: number }> {
-  const place = found.file ?? file
-  return after(isSparse(place), (look) => {
+  const place = found.file ?? image.file
+  return after(isPreallocated(image), (look) => {
     if (!look) return { zero: false, length: found.length }
     if (found.at >= place.size) return { zero: true, length: found.length }
     const there = Math.min(found.length, place.size - found.at)
@@ -46,7 +41,7 @@ export function shows(device: BlockDevice, at: number, length: number, base?: Bl
     const { image } = driver
     return after(image.map(at, length), (found): Now<Shown> => {
       if (found.kind === 'raw') {
-        return after(fileHole(image.file, found), ({ zero, length }) => ({ length, kind: zero ? 'zero' : 'data' }))
+        return after(fileHole(image, found), ({ zero, length }) => ({ length, kind: zero ? 'zero' : 'data' }))
       }
       if (found.kind === 'hole') return below(device, at, found.length, base)
       return { length: found.length, kind: found.kind === 'zero' ? 'zero' : 'data' }

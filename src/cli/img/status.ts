@@ -39,7 +39,7 @@ function look(layer: Opened, depth: number, at: number, length: number, start: n
     const here = { ...run, length: found.length }
     switch (found.kind) {
       case 'raw':
-        return after(fileHole(image.file, found), ({ zero, length }) => ({
+        return after(fileHole(image, found), ({ zero, length }) => ({
           ...run,
           length,
           present: true,
@@ -49,17 +49,20 @@ function look(layer: Opened, depth: number, at: number, length: number, start: n
         }))
       case 'packed':
         return { ...here, present: true, zero: false, data: true, compressed: true }
-      case 'zero': {
-        const place = found.at === undefined || elsewhere(layer) ? {} : { offset: found.at }
-        return { ...here, present: true, zero: true, data: false, ...place }
-      }
+      case 'zero':
+        return { ...here, present: true, zero: true, data: false, ...placeOf(layer, found.at) }
       case 'hole':
         // Where the layer below has ended too, nobody has anything.
         if (layer.backing === undefined || at >= layer.backing.device.size)
-          return { ...here, present: false, zero: true, data: false }
+          return { ...here, present: false, zero: true, data: false, ...placeOf(layer, found.at) }
         return look(layer.backing, depth + 1, at, found.length, start)
     }
   })
+}
+
+/** Where space is kept for what is not there, if it is in the image. */
+function placeOf(layer: Opened, at: number | undefined): { offset?: number } {
+  return at === undefined || elsewhere(layer) ? {} : { offset: at }
 }
 
 /** Whether the image's data is in a file that has another name. */

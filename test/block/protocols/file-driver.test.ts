@@ -80,6 +80,7 @@ function make(durableWrites = false) {
     align: 1,
     tail: { engine: () => engine, close: async () => {} },
     libc: undefined,
+    readMax: 1 << 20,
   })
   return { engine, device: asDevice(driver) }
 }

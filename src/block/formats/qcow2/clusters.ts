@@ -88,6 +88,11 @@ export class ClusterMap {
     this.#l1View = new DataView(l1.buffer, l1.byteOffset, l1.length)
   }
 
+  /** What can be zeroed by metadata alone, bytes. */
+  get zeroUnit(): number {
+    return this.#subSize
+  }
+
   /** Bytes of the disk that one L2 table maps. */
   get tableSpan(): number {
     return this.#perTable * this.#clusterSize
@@ -201,8 +206,9 @@ export class ClusterMap {
       end = count * this.#clusterSize
     }
     const covered = Math.min(length, end - within)
-    if (state === 'hole') return { kind: 'hole', length: covered }
-    if (state === 'zero') return { kind: 'zero', length: covered }
+    if (state !== 'data') {
+      return flags & PRESENT ? { kind: state, length: covered, at: offset + within } : { kind: state, length: covered }
+    }
     if (slice.suspect) this.#checkData(offset, count)
     return this.#raw(offset + within, covered, (flags & COPIED) !== 0)
   }
@@ -291,45 +297,72 @@ export class ClusterMap {
     )
   }
 
-  /** Makes clusters read as zeroes; false if this version has no way to say that. */
+  /** Makes clusters, or parts of one as the image has them, read as zeroes; false if it has no way to say that. */
   zero(at: number, length: number, unmap: boolean): Now<boolean> {
     const { header, backingSize, dataFile } = this.#parts
-    const bare = header.version === 2
-    if (bare && (at < backingSize || !unmap)) return false
     const raw = (header.autoclear & 2n) !== 0n
     if (raw && dataFile !== undefined) return false
-    return after(
-      this.#change(at, length, !bare && at < backingSize, (slice, index, inside) => {
-        slice.look(index)
-        const { flags, offset, zeroes } = slice
-        const hole = !(flags & (PRESENT | COMPRESSED | ZERO)) && !(this.#extended && zeroes !== 0)
-        if (hole && !inside) return
-        const keep = !unmap && (flags & (PRESENT | COPIED | COMPRESSED)) === (PRESENT | COPIED)
-        if (!keep) this.#freeOld(slice, index)
-        slice.set(index, keep ? offset : 0, (keep ? COPIED : 0) | (bare ? 0 : ZERO))
-      }),
-      () => true,
+    // Version 2 can only give clusters up, which shows the backing layer, if there is one.
+    if (header.version === 2) return backingSize > 0 ? false : after(this.discard(at, length), () => true)
+    const end = at + length
+    const within = at % this.#clusterSize
+    if (within !== 0 || (length < this.#clusterSize && end !== header.size)) {
+      const part = Math.min(length, this.#clusterSize - within)
+      return after(this.#zeroSubs(at, part), (done) =>
+        done && part < length ? this.zero(at + part, length - part, unmap) : done,
+      )
+    }
+    const rest = end === header.size ? 0 : length % this.#clusterSize
+    return after(this.#zeroWhole(at, length - rest, unmap), () =>
+      rest === 0 ? true : this.#zeroSubs(end - rest, rest),
     )
+  }
+
+  #zeroWhole(at: number, length: number, unmap: boolean): Now<void> {
+    return this.#change(at, length, true, (slice, index) => {
+      slice.look(index)
+      const { flags, offset } = slice
+      const keep = !unmap && (flags & (PRESENT | COPIED | COMPRESSED)) === (PRESENT | COPIED)
+      if (!keep) this.#freeOld(slice, index)
+      this.#become(slice, index, keep ? offset : 0, (keep ? COPIED : 0) | ZERO)
+    })
+  }
+
+  /** Makes subclusters of one cluster read as zeroes; false if it is compressed. */
+  #zeroSubs(at: number, length: number): Now<boolean> {
+    const cluster = Math.floor(at / this.#clusterSize)
+    const first = (at % this.#clusterSize) / this.#subSize
+    const count = Math.ceil(length / this.#subSize)
+    const mask = count === 32 ? 0xffffffff : ((2 ** count - 1) << first) >>> 0
+    return after(this.#writable(cluster), (slice) => {
+      const index = cluster % this.#perSlice
+      slice.look(index)
+      const { flags, offset, allocated, zeroes } = slice
+      if (flags & COMPRESSED) return false
+      slice.setExtended(index, offset, flags & COPIED, allocated & ~mask, zeroes | mask)
+      return true
+    })
   }
 
   /** Gives clusters back. What the backing layer has there stays hidden, or the cluster stays. */
   discard(at: number, length: number): Now<void> {
-    const { header, dataFile } = this.#parts
+    const { header, dataFile, backingSize } = this.#parts
     if (dataFile !== undefined && (header.autoclear & 2n) !== 0n) return dataFile.discard(at, length)
-    return this.#change(at, length, false, (slice, index, inside) => {
-      if (inside && header.version === 2) return
+    const backed = backingSize > 0
+    if (backed && header.version === 2) return
+    return this.#change(at, length, backed, (slice, index) => {
       slice.look(index)
-      const { flags, zeroes } = slice
-      if (!(flags & (PRESENT | COMPRESSED))) {
-        if (!(flags & ZERO) && !(this.#extended && zeroes !== 0)) return
-        if (inside) {
-          if (this.#extended) slice.set(index, 0, ZERO)
-          return
-        }
-      }
+      if (!backed && !(slice.flags & (PRESENT | COMPRESSED))) return
       this.#freeOld(slice, index)
-      slice.set(index, 0, inside ? ZERO : 0)
+      this.#become(slice, index, 0, header.version === 2 ? 0 : ZERO)
     })
+  }
+
+  /** Sets an entry, unless it is that already. */
+  #become(slice: Slice, index: number, offset: number, flags: number): void {
+    const same = slice.offset === offset && (slice.flags & ~PRESENT) === flags
+    if (!same || (this.#extended && (flags & ZERO) !== 0 && slice.zeroes !== 0xffffffff))
+      slice.set(index, offset, flags)
   }
 
   /** Gives clusters back, whatever the backing layer has there: they are after the disk's end. */
@@ -589,27 +622,21 @@ export class ClusterMap {
     }
   }
 
-  /** Visits the entries of whole clusters. Tables are made for those inside the backing layer if `make` says so. */
-  #change(
-    at: number,
-    length: number,
-    make: boolean,
-    visit: (slice: Slice, index: number, inside: boolean) => void,
-  ): Now<void> {
-    const { backingSize } = this.#parts
+  /** Visits the entries of whole clusters; of those that have no table, only if one is to be made for them. */
+  #change(at: number, length: number, make: boolean, visit: (slice: Slice, index: number) => void): Now<void> {
     let cluster = Math.floor(at / this.#clusterSize)
     const end = Math.ceil((at + length) / this.#clusterSize)
     return repeat(() => {
       if (cluster >= end) return false
       const table = Math.floor(cluster / this.#perTable)
-      if (this.table(table) === 0 && !(make && cluster * this.#clusterSize < backingSize)) {
+      if (this.table(table) === 0 && !make) {
         cluster = (table + 1) * this.#perTable
         return true
       }
       return after(this.#writable(cluster), (slice) => {
         const base = slice.key * this.#perSlice
         const last = Math.min(end, base + this.#perSlice)
-        for (; cluster < last; cluster++) visit(slice, cluster - base, cluster * this.#clusterSize < backingSize)
+        for (; cluster < last; cluster++) visit(slice, cluster - base)
         return true
       })
     })

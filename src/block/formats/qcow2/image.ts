@@ -109,6 +109,11 @@ export class Qcow2Image implements Image {
     return this.header.size
   }
 
+  /** With extended L2 entries, a subcluster. */
+  get zeroUnit(): number {
+    return this.clusters.zeroUnit
+  }
+
   /** Memory that metadata takes now, bytes. */
   get metadataCost(): number {
     return this.#parts.counts.cost + this.#parts.clusters.cost
@@ -132,6 +137,16 @@ export class Qcow2Image implements Image {
     return after(this.#packer.pack(whole), (packed) =>
       packed === undefined ? undefined : this.#writing(() => this.clusters.allocatePacked(at, packed)),
     )
+  }
+
+  /** Judged as QEMU does: clearly more clusters are counted than the file has space for. */
+  preallocated(): Now<boolean> {
+    const { file, counts, clusterSize } = this
+    return after(file.allocated(), (bytes) => {
+      const there = Math.floor(bytes / clusterSize)
+      const threshold = Math.max(Math.floor((there * 10) / 9), there + 2)
+      return after(counts.used(Math.ceil(file.size / clusterSize), threshold), (used) => used >= threshold)
+    })
   }
 
   zero(at: number, length: number, unmap: boolean): Now<boolean> {

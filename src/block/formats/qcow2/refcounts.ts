@@ -239,6 +239,31 @@ export class Refcounts {
     })
   }
 
+  /** How many of the first `end` clusters have uses; counting stops at `most`. */
+  used(end: number, most: number): Now<number> {
+    let used = 0
+    let next = 0
+    return after(
+      repeat(() => {
+        if (next >= end || used >= most) return false
+        const index = Math.floor(next / this.perBlock)
+        if (this.block(index) === 0) {
+          next = (index + 1) * this.perBlock
+          return true
+        }
+        return after(
+          this.freeRuns(next, end, (runs, following) => {
+            used += Math.min(following, end) - next
+            for (const run of runs) used -= run.count
+            next = following
+          }),
+          () => true,
+        )
+      }),
+      () => Math.min(used, most),
+    )
+  }
+
   /** The runs of clusters that have one use. */
   singles(cluster: number, count: number): Now<Run[]> {
     const runs: Run[] = []

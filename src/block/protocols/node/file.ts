@@ -13,8 +13,8 @@ import type { Medium } from './medium.ts'
 import { Pace } from './pace.ts'
 import { type Addresses, IOV_MAX, rest } from './vector.ts'
 
-/** Longest read that is tried at once, bytes: copying more would hold up the guest's CPU for too long. */
-const READ_MAX = 1 << 20
+/** Longest read that is tried at once unless an option says otherwise, bytes: copying more would hold up the guest's CPU for too long. */
+export const READ_MAX = 1 << 20
 /**
  * A read is tried in steps of this, bytes: where the page cache lacks something, the kernel begins to read ahead in the caller's
  * time, and the more the longer the call.
@@ -56,6 +56,8 @@ export interface FileParts {
   /** A quicker way to long reads of what the page cache has. */
   readonly mapped?: Mapped | undefined
   readonly libc: Libc | undefined
+  /** Longest read that is tried at once, bytes. */
+  readonly readMax: number
 }
 
 export class FileDriver implements BlockDriver {
@@ -98,7 +100,7 @@ export class FileDriver implements BlockDriver {
   }
 
   read(at: number, into: IoVec): Now<void> {
-    const done = this.#readsNow && into.byteLength <= READ_MAX ? this.#readSteps(at, into) : 0
+    const done = this.#readsNow && into.byteLength <= this.parts.readMax ? this.#readSteps(at, into) : 0
     if (done === into.byteLength) return
     this.#busy++
     const ticket = new Ticket(this.#ended)

@@ -10,7 +10,7 @@ import { batched } from './batch.ts'
 import { type Alignment, direct, probeAlignment } from './direct.ts'
 import type { Engine } from './engine.ts'
 import { EOPNOTSUPP, hostError, nodeError } from './failure.ts'
-import { FileDriver, type Tail } from './file.ts'
+import { FileDriver, READ_MAX, type Tail } from './file.ts'
 import { libc } from './libc.ts'
 import { lockImage, refuseIfUsed } from './lock.ts'
 import { mapped } from './mapped.ts'
@@ -187,6 +187,7 @@ async function driver(path: string, fd: number, stat: fs.Stats, options: FileOpt
     immediate,
     mapped: immediate === undefined || medium.kind !== 'file' ? undefined : mapped(immediate.libc, fd, medium.size),
     libc: calls,
+    readMax: options.readMax ?? READ_MAX,
     tail: tailOf(path, fd, readOnly),
   })
 }
