@@ -60,9 +60,6 @@ export interface Opened {
   close(): Promise<void>
 }
 
-/** Longest request of a long copy, bytes. */
-const BULK = 2 << 20
-
 /** What was given as an image: a name, or option trees. */
 export type Place = string | OptionTree
 
@@ -228,11 +225,7 @@ export async function openFile(name: string, flags: Flags): Promise<BlockDevice>
       direct: flags.cache === 'none' || flags.cache === 'directsync',
       // A ring costs more to set up and to end than a short command takes, and does page cache copies on this thread.
       ...(flags.aio === 'auto' ? {} : { aio: flags.aio ?? 'threads' }),
-      ...(flags.bulk
-        ? flags.readOnly
-          ? { readMax: BULK }
-          : { immediate: false, aio: (process.env.WAIO ?? 'io_uring') as 'threads' }
-        : {}),
+      ...(flags.bulk ? { immediate: false } : {}),
       ...(flags.forceShare ? { locking: 'off' as const } : {}),
     })
     const file = asDevice(driver)
