@@ -1,9 +1,9 @@
 /** Builds dist/: bundles for Node and for browsers, the tool, and the type declarations. */
 import { execFileSync } from 'node:child_process'
-import { chmodSync, rmSync } from 'node:fs'
+import { rmSync } from 'node:fs'
 import path from 'node:path'
 import { build } from 'esbuild'
-import { external, root } from './bundle.mjs'
+import { bundleTool, external, root } from './bundle.mjs'
 
 const dist = path.join(root, 'dist')
 rmSync(dist, { recursive: true, force: true })
@@ -28,20 +28,8 @@ await Promise.all([
     conditions: ['browser'],
     target: ['chrome110', 'firefox115', 'safari16.4'],
   }),
-  build({
-    ...common,
-    entryPoints: { cli: 'src/cli/main.ts' },
-    outdir: 'dist',
-    chunkNames: 'cli/[name]-[hash]',
-    platform: 'node',
-    target: 'node20',
-    // What is parsed at every start; names stay, for messages and profiles.
-    minifyWhitespace: true,
-    minifySyntax: true,
-    banner: { js: '#!/usr/bin/env node' },
-  }),
+  bundleTool('dist'),
 ])
-chmodSync(path.join(dist, 'cli.js'), 0o755)
 if (!process.argv.includes('--no-types')) {
   execFileSync(
     process.execPath,

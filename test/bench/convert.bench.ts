@@ -5,9 +5,8 @@
 import { spawnSync } from 'node:child_process'
 import { randomFillSync } from 'node:crypto'
 import fs from 'node:fs'
-import path from 'node:path'
-import { build } from 'esbuild'
 import { lacks, temporaryFolder } from '../tools.ts'
+import { builtTool, environment } from './tool/built.ts'
 
 const MIB = 1 << 20
 
@@ -34,8 +33,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const compress = args.includes('--compress') ? ['-c'] : []
   const folder = temporaryFolder()
   try {
-    const tool = path.join(folder.path, 'tool', 'cli.mjs')
-    await bundleTool(path.dirname(tool))
+    const tool = builtTool(folder.file('tool'))
     const [raw, qcow2, out] = [folder.file('in.raw'), folder.file('in.qcow2'), folder.file('out')]
     halfFull(raw, size)
     must('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', raw, qcow2])
@@ -65,26 +63,8 @@ export async function run(args: readonly string[]): Promise<number> {
   }
 }
 
-/** The tool as `npm run build` makes it. */
-async function bundleTool(outdir: string): Promise<void> {
-  fs.mkdirSync(outdir, { recursive: true })
-  fs.symlinkSync(path.resolve('node_modules'), path.join(outdir, 'node_modules'))
-  await build({
-    entryPoints: { cli: 'src/cli/main.ts' },
-    outdir,
-    outExtension: { '.js': '.mjs' },
-    bundle: true,
-    splitting: true,
-    platform: 'node',
-    format: 'esm',
-    target: 'node20',
-    external: ['v86', 'koffi', 'esbuild', 'playwright-core'],
-    logLevel: 'error',
-  })
-}
-
 function must(program: string, args: readonly string[]): void {
-  const { status, stderr } = spawnSync(program, args, { encoding: 'utf8' })
+  const { status, stderr } = spawnSync(program, args, { env: environment, encoding: 'utf8' })
   if (status !== 0) throw new Error(`${program} ${args.join(' ')}: ${stderr}`)
 }
 
