@@ -49,6 +49,8 @@ export interface Host {
   cloneFile(from: string, to: string): Promise<boolean>
   /** A writable file of no size that nobody else sees and that vanishes when it is closed. */
   temporaryFile(): Promise<BlockDriver>
+  /** Asks for large pages under memory that requests will use, before it is filled; with them the device has less to do. */
+  preferLargePages?(memory: ArrayBufferLike): void
   /** The full name of `name`, relative to the file (not the folder) `base`, or to the current place. */
   resolveName(name: string, base?: string): string
   /** Whether `name`, links followed, is below the folder that holds the file `base`. */

@@ -1,4 +1,5 @@
 /** `block86 img bench`: measures requests on an image, with the options and the output of `qemu-img bench`. */
+import { host } from '#host'
 import type { BlockDevice } from '../../block/device.ts'
 import type { CacheMode } from '../../block/disk.ts'
 import { bytesVec } from '../../block/iovec.ts'
@@ -37,6 +38,8 @@ often enough, they are slower than any later ones of a machine that has been run
 ones took of the CPU is then told too.
 `
 
+/** Bytes of a large page. */
+const LARGE_PAGE = 2 << 20
 /** Longest request before the measured ones: it is their number that the compiler counts. */
 const WARM_LENGTH = 4096
 /** Bytes of those that are longer. */
@@ -87,9 +90,13 @@ class Run {
     this.#offset = bench.offset
     this.#left = bench.count
     this.#untilFlush = bench.flushInterval
-    // Pages of such a memory are aligned, so that requests past the page cache go straight into and out of it.
-    const pages = Math.max(1, Math.ceil((bench.depth * bench.length) / 65536))
-    const memory = new Uint8Array(new WebAssembly.Memory({ initial: pages, maximum: pages }).buffer)
+    // A memory as an emulator's: its pages are aligned, so that requests past the page cache go straight into and out of it,
+    // and large, but for those at both ends.
+    const used = bench.depth * bench.length
+    const pages = Math.ceil((used + 2 * LARGE_PAGE) / 65536)
+    const { buffer } = new WebAssembly.Memory({ initial: pages, maximum: pages })
+    host.preferLargePages?.(buffer)
+    const memory = new Uint8Array(buffer, LARGE_PAGE, used)
     if (bench.write) memory.fill(bench.pattern)
     this.#vectors = Array.from({ length: bench.depth }, (_, i) =>
       bytesVec(memory.subarray(i * bench.length, (i + 1) * bench.length)),

@@ -19,6 +19,8 @@ export interface Kind {
   readonly cache: 'writeback' | 'none'
 }
 
+/** Bytes of a large page. */
+const LARGE_PAGE = 2 << 20
 /** How long one kind is measured, ms. */
 const SPAN = 120
 
@@ -48,9 +50,11 @@ export class Floors {
     try {
       const uring = depth > 1 ? ring() : undefined
       if (depth > 1 && uring === undefined) return undefined
-      const memory = new WebAssembly.Memory({ initial: Math.ceil((depth * size) / 65536) }).buffer
+      const memory = new WebAssembly.Memory({ initial: Math.ceil((depth * size) / 65536) + 64 }).buffer
+      const start = Math.ceil(calls.address(memory) / LARGE_PAGE) * LARGE_PAGE
+      calls.preferLargePages(start, Math.ceil((depth * size) / LARGE_PAGE) * LARGE_PAGE)
       new Uint8Array(memory).fill(90)
-      const place = { fd, base: calls.address(memory), next: offsets(stride, this.#disk) }
+      const place = { fd, base: start, next: offsets(stride, this.#disk) }
       const found =
         uring === undefined
           ? inTurn(calls, size, write, place)

@@ -3,8 +3,10 @@ import { type IoVec, joinVec } from '../../iovec.ts'
 import { kicks, onKick } from '../../turn.ts'
 import type { Engine, Waiter } from './engine.ts'
 
-/** Longest request that is joined, bytes. */
+/** Longest request that comes of joining, bytes; */
 const LENGTH_MAX = 1 << 20
+/** those that are so long are large enough by themselves. */
+const JOINED_MAX = 64 << 10
 /** From so many requests under way on, others are held back until they are half as many. */
 const BUSY_MIN = 8
 /** They are held back only where one ends at least every so often, ms, */
@@ -127,6 +129,7 @@ class Batch implements Engine {
       last.write === write &&
       last.durable === durable &&
       last.parts.length < COUNT_MAX &&
+      vector.byteLength < JOINED_MAX &&
       end - last.at <= LENGTH_MAX
     ) {
       last.parts.push(part)

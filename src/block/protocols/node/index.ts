@@ -4,7 +4,9 @@ import os from 'node:os'
 import path from 'node:path'
 import type { Host } from '../../protocol.ts'
 import { cloneFile, createFile, openFile, temporaryFile } from './files.ts'
+import { libc } from './libc.ts'
 import { nbd } from './nbd.ts'
+import { preferLargePages } from './vector.ts'
 
 export const host: Host = {
   protocols: [nbd],
@@ -12,6 +14,10 @@ export const host: Host = {
   createFile,
   cloneFile,
   temporaryFile: () => temporaryFile(process.env.TMPDIR ?? os.tmpdir()),
+  preferLargePages(memory) {
+    const calls = libc()
+    if (calls !== undefined) preferLargePages(calls, memory)
+  },
   resolveName: (name, base) => path.resolve(base === undefined ? '.' : path.dirname(base), name),
   async isBelow(name, base) {
     const real = async (place: string) => {

@@ -30,6 +30,8 @@ export interface Libc {
   unmap(address: number, length: number): Result
   /** The memory from `address` on, which must stay mapped as long as the buffer is used. */
   view(address: number, length: number): ArrayBuffer
+  /** Asks for large pages where the memory has none yet; of no effect on a kernel without them. */
+  preferLargePages(address: number, length: number): void
   /** mincore(2): the lowest bit of a byte for each page says whether it is in memory. */
   mincore(address: number, length: number, pages: Uint8Array): Result
   /** Where an open file ends now. */
@@ -109,6 +111,9 @@ const PROT_READ_WRITE = 3
 const MAP_SHARED = 1
 const MAP_SHARED_POPULATE = 0x8001
 const MAP_FAILED = 2n ** 64n - 1n
+
+// madvise(2)
+const MADV_HUGEPAGE = 14
 
 // lseek(2)
 const SEEK_END = 2
@@ -223,6 +228,8 @@ function bind(koffi: Koffi): Libc {
   const setsockopt = library.func('int setsockopt(int fd, int level, int option, void *value, uint length)')
   const mmap = library.func('void *mmap(void *place, size_t length, int protection, int flags, int fd, int64 at)')
   const munmap = library.func('int munmap(uintptr_t address, size_t length)')
+  const madvise = library.func('int madvise(uintptr_t address, size_t length, int advice)')
+  const pageSize = library.func('int getpagesize()')()
   const mincore = library.func('int mincore(uintptr_t address, size_t length, void *pages)')
   const close = library.func('int close(int fd)')
   const getrusage = library.func('int getrusage(int who, void *usage)')
@@ -267,13 +274,18 @@ function bind(koffi: Koffi): Libc {
       if (BigInt(place) === MAP_FAILED) throw new Error(`mmap failed with error ${koffi.errno()}`)
       return koffi.view(place, length)
     },
-    pageSize: library.func('int getpagesize()')(),
+    pageSize,
     mapFile(fd, at, length) {
       const place = BigInt(mmap(null, length, PROT_READ, MAP_SHARED, fd, at))
       return place === MAP_FAILED ? -koffi.errno() : Number(place)
     },
     unmap: (address, length) => result(munmap(address, length)),
     view: (address, length) => koffi.view(BigInt(address), length),
+    preferLargePages(address, length) {
+      const start = Math.ceil(address / pageSize) * pageSize
+      const end = Math.floor((address + length) / pageSize) * pageSize
+      if (end > start) madvise(start, end - start, MADV_HUGEPAGE)
+    },
     mincore: (address, length, pages) => result(mincore(address, length, pages)),
     end: (fd) => result(lseek(fd, 0, SEEK_END)),
     close: (fd) => result(close(fd)),

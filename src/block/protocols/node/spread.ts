@@ -11,7 +11,7 @@ const MEASURED = 128
 /** So many measurements long the better one is used before the other is tried again. */
 const STAY = 64
 /** Threads must be so much quicker: one measurement is none, and what they cost in CPU is not in it. */
-const MARGIN = 1.25
+const MARGIN = 1.5
 
 /**
  * Handing a write to the device is most of its work. The ring does that on the emulator's thread, for a whole batch in one go;

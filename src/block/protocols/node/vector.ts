@@ -5,6 +5,18 @@ import type { Libc } from './libc.ts'
 /** Most pieces that the kernel takes in one call (UIO_MAXIOV). */
 export const IOV_MAX = 1024
 
+/** Buffers of this size and more are an emulator's memory, or as lasting, bytes. */
+const LARGE = 4 << 20
+
+/**
+ * Asks for large pages under memory that requests will use, if it is as large as an emulator's; what was touched before stays as
+ * it is. Past the page cache a request of many small pages is as many pieces for the device: measured on virtio-blk, reads of
+ * 256 KiB took 245 us, and into large pages 120; of 64 KiB 80 and 50.
+ */
+export function preferLargePages(libc: Libc, buffer: ArrayBufferLike): void {
+  if (buffer.byteLength >= LARGE) libc.preferLargePages(libc.address(buffer), buffer.byteLength)
+}
+
 /** Finds the addresses of views; remembers where the buffers it saw last are. */
 export class Addresses {
   readonly #libc: Libc
@@ -21,7 +33,10 @@ export class Addresses {
     const { buffer } = view
     if (buffer !== this.#last) {
       let base = this.#known.get(buffer)
-      if (base === undefined) this.#known.set(buffer, (base = this.#libc.address(buffer)))
+      if (base === undefined) {
+        this.#known.set(buffer, (base = this.#libc.address(buffer)))
+        preferLargePages(this.#libc, buffer)
+      }
       this.#last = buffer
       this.#lastBase = base
     }
