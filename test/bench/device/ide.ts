@@ -106,6 +106,14 @@ class Ports {
       entry.write16.call(entry.device as never, value)
     }
   }
+
+  outsd(doubles: number, value: number): void {
+    const table = this.#table
+    for (let i = 0; i < doubles; i++) {
+      const entry = table[COMMAND]!
+      entry.write32.call(entry.device as never, value)
+    }
+  }
 }
 
 type Transfer = (ports: Ports) => void
@@ -165,6 +173,7 @@ const TRANSFERS: readonly (readonly [string, Transfer])[] = [
   ['READ SECTOR(S), 16-bit', sectors(0x20, (ports) => ports.insw(256, words))],
   ['READ SECTOR(S), 32-bit', sectors(0x20, (ports) => ports.insd(128, doubles))],
   ['WRITE SECTOR(S), 16-bit', sectors(0x30, (ports) => ports.outsw(256, 0x5a5a))],
+  ['WRITE SECTOR(S), 32-bit', sectors(0x30, (ports) => ports.outsd(128, 0x5a5a5a5a))],
   ['READ DMA, 4 KiB', dma(0xc8, 8, 1)],
   ['READ DMA, 128 KiB in 32 regions', dma(0xc8, 256, 32)],
   ['WRITE DMA, 4 KiB', dma(0xca, 8, 1)],
