@@ -327,7 +327,8 @@ export class AtapiDrive extends Drive {
     this.#dma = takeBoolean(state, 'dma')
     this.#limit = takeNumber(state, 'limit', COUNT_LIMIT)
     this.#blockAt = takeNumber(state, 'blockAt')
-    this.#blockLength = takeNumber(state, 'blockLength', this.buffer.length)
+    this.#blockLength = takeNumber(state, 'blockLength', COUNT_LIMIT)
+    this.room(this.#blockLength)
     this.#task = undefined
     this.#savedTask = fields.task ?? undefined
     this.settings.restore(fields.settings ?? null)

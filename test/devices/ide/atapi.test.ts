@@ -308,6 +308,19 @@ describe('a saved state', () => {
     }
   })
 
+  test('after PIO in blocks of any length, and after a reset in the middle of one', () => {
+    const first = ready(packetDisk(filled()))
+    packet(first, read10(3, 4), { limit: 0xfffe })
+    expect(dataIn(first).data).toEqual(pattern(3, 4))
+    const second = moved(first, filled())
+    packet(second, read10(5, 1), { limit: 0xfffe })
+    expect(dataIn(second).data).toEqual(pattern(5, 1))
+    packet(first, read10(3, 4), { limit: 0xfffe })
+    first.insw(1000)
+    first.softReset()
+    expect(moved(first, filled()).in(4)).toBe(0x14)
+  })
+
   test('with a read under way, by DMA and by PIO', async () => {
     for (const features of [0, 1]) {
       const first = packetDisk(new Slow(1 << 20))

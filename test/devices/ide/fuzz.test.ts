@@ -1,8 +1,9 @@
 import { expect, test } from 'vitest'
+import { Memory } from '../../../src/block/protocols/memory.ts'
 import { seeded } from '../../random.ts'
 import { microtasks } from '../machine.ts'
 import { Slow } from '../slow.ts'
-import { Host, harddisk, machine, READY } from './host.ts'
+import { diskOf, Host, harddisk, machine, pattern, READY } from './host.ts'
 
 /** Opcodes and values that lead somewhere, besides those that do not. */
 const OPCODES = [
@@ -10,17 +11,44 @@ const OPCODES = [
   0x90, 0x91, 0xa0, 0xa1, 0xb0, 0xb4, 0xc4, 0xc5, 0xc6, 0xc8, 0xca, 0xce, 0xe0, 0xe3, 0xe4, 0xe5, 0xe7, 0xe8, 0xe9,
   0xeb, 0xec, 0xef, 0xf1, 0xf2, 0xf3, 0xf4, 0xf6, 0xf8, 0xf9,
 ]
+/** TEST UNIT READY, INQUIRY, READ(10) of 3 and of 40 blocks, READ TOC, MODE SENSE(10), READ CD: words of 12 bytes. */
+const PACKETS = [
+  [0, 0, 0, 0, 0, 0],
+  [0x12, 0, 0x60, 0, 0, 0],
+  [0x28, 0, 0, 0, 0x300, 0],
+  [0x28, 0, 0, 0, 0x2800, 0],
+  [0x43, 0, 0, 0x400, 0, 0],
+  [0x5a, 0x2a, 0, 0x100, 0, 0],
+  [0xbe, 0, 0, 0, 0x1001, 0],
+]
 const BYTES = [0, 1, 2, 3, 4, 8, 16, 0x40, 0x4f, 0xc2, 0x80, 0xd0, 0xd4, 0xd5, 0xd6, 0xda, 0xe0, 0xf0, 0xff]
 
 test('whatever a guest writes to the ports, nothing throws, nothing hangs, and a reset brings the drives back', async () => {
   await seeded(async (random) => {
     const slow = [new Slow(1 << 19), new Slow(1 << 19), new Slow(1 << 22)]
-    const slot = machine([harddisk(slow[0]!), harddisk(slow[1]!), harddisk(slow[2]!)], 'piix4', 1 << 18)
+    const disc = diskOf(Memory.from(pattern(0, 400), { readOnly: true }))
+    const drives = [harddisk(slow[0]!), harddisk(slow[1]!), harddisk(slow[2]!), { media: 'cdrom', disk: disc } as const]
+    const slot = machine(drives, 'piix4', 1 << 18)
     const channels = [new Host(slot, 0), new Host(slot, 1)]
     const byte = () => (random.below(3) > 0 ? random.pick(BYTES) : random.below(256))
     for (let step = 0; step < 20_000; step++) {
       const host = random.pick(channels)
-      switch (random.below(16)) {
+      if (random.below(200) === 0) {
+        // A state can be taken up, whatever the drives are in the middle of
+        const state = slot.device.save()
+        const reset = slot.device.reset()
+        for (const disk of slow) await disk.settle()
+        await reset
+        slot.device.restore(state)
+        slot.bus.clock.turn()
+      }
+      switch (random.below(17)) {
+        case 16:
+          // A packet command
+          host.out(5, random.below(16))
+          host.out(7, 0xa0)
+          for (const word of random.pick(PACKETS)) slot.out16(host.command, word)
+          break
         case 0:
         case 1:
         case 2:
