@@ -49,6 +49,8 @@ export class ScsiBus {
   /** Whose data the transfer under way moves, and what it had moved before. */
   #moving: Nexus | undefined
   #movedBefore = 0
+  /** Whose target has asked the host for something since the last {@link kick}. */
+  #asking: Nexus | undefined
 
   constructor(targets: ReadonlyMap<number, ScsiTarget>, events: BusEvents, wide: boolean) {
     this.#targets = targets
@@ -180,6 +182,14 @@ export class ScsiBus {
   /** Completes when no target has a request with the host; what a target does then may take a turn of the event loop. */
   drain(): Now<void> {
     return all([...this.#targets.values()].map((target) => target.drain()))
+  }
+
+  /** Says that the program rests: nothing joins the requests that its commands have led to so far. */
+  kick(): void {
+    const nexus = this.#asking
+    if (nexus === undefined) return
+    this.#asking = undefined
+    nexus.target.kick(nexus.lun)
   }
 
   /** Bytes that a {@link transfer} has moved whose answer comes later. */
@@ -416,6 +426,7 @@ export class ScsiBus {
       return task.transferred - before
     }
     this.#phase = undefined
+    this.#asking = nexus
     this.#moving = nexus
     this.#movedBefore = before
     return moved.then(() => {
@@ -453,11 +464,14 @@ export class ScsiBus {
   /** The target needs time: it disconnects if it may, else it holds the bus. */
   #wait(nexus: Nexus, until: Now<unknown>): void {
     const generation = this.#generation
+    this.#asking = nexus
     const leave = nexus.mayDisconnect && nexus.identified
     const arrived = () => {
       if (generation !== this.#generation) return
-      if (this.#current !== nexus) this.#arrived(nexus)
-      else if (!leave) {
+      if (this.#current !== nexus) {
+        this.#arrived(nexus)
+        this.kick()
+      } else if (!leave) {
         this.#advance(nexus)
         this.#events.phaseChanged()
       }
@@ -482,8 +496,11 @@ export class ScsiBus {
     if (isLater(more)) {
       const generation = this.#generation
       const again = () => {
-        if (generation === this.#generation) this.#arrived(nexus)
+        if (generation !== this.#generation) return
+        this.#arrived(nexus)
+        this.kick()
       }
+      this.#asking = nexus
       more.then(again, again)
       return
     }

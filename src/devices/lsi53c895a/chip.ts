@@ -269,11 +269,13 @@ export class Lsi53c895a implements PciDevice, ScriptsHost, LowLevelHost {
 
   /** Runs the program on: what it waited for may be there. */
   resume(): void {
-    if (this.#resetting !== undefined || this.#slice || !this.#scripts.running || this.#low.on) return
+    const scripts = this.#scripts
+    if (!scripts.running || scripts.executing || this.#slice || this.#resetting !== undefined || this.#low.on) return
     this.#ramBase = this.#ram.length === 0 ? 0 : this.config.barAddress(2)
     this.#registerBase = this.config.barAddress(1)
-    this.#scripts.poke()
-    if (this.#scripts.run()) this.#defer()
+    scripts.poke()
+    if (scripts.run()) this.#defer()
+    else this.bus.kick()
   }
 
   /** Runs on when the guest has had its turn. */

@@ -95,6 +95,11 @@ export class ScriptsProcessor {
     return this.#running
   }
 
+  /** Whether it is in the middle of an instruction, which has led to the caller. */
+  get executing(): boolean {
+    return this.#executing
+  }
+
   get waitsForReselection(): boolean {
     return this.#running && this.#wait === 'reselect'
   }
@@ -154,7 +159,6 @@ export class ScriptsProcessor {
 
   /** Runs up to a slice of instructions; true if there is more to do right away. */
   run(): boolean {
-    if (this.#executing) return false
     this.#executing = true
     try {
       const singleStep = (this.#registers.getUint8(reg.DCNTL) & reg.DCNTL_SSM) !== 0

@@ -99,6 +99,10 @@ export abstract class MediumUnit extends LogicalUnit {
     return medium
   }
 
+  override kick(): void {
+    this.#medium?.kick()
+  }
+
   /** Bytes of a logical block. */
   abstract get block(): number
 

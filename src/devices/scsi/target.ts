@@ -91,6 +91,11 @@ export class ScsiTarget {
     return unit.submit(command)
   }
 
+  /** Lets requests of a unit's tasks begin that may wait for others to join them: the adapter has no more to submit now. */
+  kick(lun: number): void {
+    this.#units.get(lun)?.kick()
+  }
+
   /** Runs a task management function; completes when no memory lent to an aborted task is touched any more. */
   manage(request: TaskManagement): Now<ServiceResponse> {
     const { initiator } = request

@@ -88,6 +88,9 @@ export abstract class LogicalUnit implements TaskOwner {
     return task
   }
 
+  /** Lets the requests of tasks begin that may wait for others to join them; an adapter calls it when it has no more to submit now. */
+  kick(): void {}
+
   /** Establishes a unit attention for every initiator port but `except`. */
   attention(condition: Condition, except?: number): void {
     for (const nexus of this.#nexuses.values()) {

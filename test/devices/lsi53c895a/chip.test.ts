@@ -1,5 +1,6 @@
 /** The LSI53C895A as its technical manual describes it: SCRIPTS run against real targets. */
 import { describe, expect, test } from 'vitest'
+import { kicks } from '../../../src/block/turn.ts'
 import * as reg from '../../../src/devices/lsi53c895a/registers.ts'
 import { microtasks } from '../machine.ts'
 import {
@@ -723,6 +724,30 @@ describe('disconnection and reselection', () => {
     await chip.stopped()
     expect(chip.r32(reg.DSPS)).toBe(0x77)
     expect(chip.bytes(BUFFER, 512)).toEqual([...chip.content.subarray(4 * 512, 5 * 512)])
+  })
+
+  test('the host is told once that no more commands come, when the program rests; not for what was there at once', async () => {
+    const chip = ready(machine())
+    const before = kicks()
+    chip.run(...io(chip, READ(5, 2), { data: [s.move(1024, BUFFER, s.DATA_IN)] }))
+    expect(kicks()).toBe(before)
+    chip.faulty.hold()
+    chip.run(...slowRead(chip, 1, 16), ...slowRead(chip, 2, 32), ...takeReselection(TABLE, BUFFER), s.int(0x66))
+    expect(kicks()).toBe(before + 1)
+    chip.faulty.release()
+    await chip.stopped()
+    expect(chip.r32(reg.DSPS)).toBe(0x66)
+  })
+
+  test('a target that holds the bus for the host, too', async () => {
+    const chip = ready(machine())
+    chip.faulty.hold()
+    const before = kicks()
+    chip.run(...io(chip, READ(4, 1), { data: [s.move(512, BUFFER, s.DATA_IN)] }))
+    expect(kicks()).toBe(before + 1)
+    chip.faulty.release()
+    await chip.stopped()
+    expect(chip.r32(reg.DSPS)).toBe(0x77)
   })
 
   test('WAIT RESELECT with SIGP set takes the other way, and CTEST2 clears it', () => {
