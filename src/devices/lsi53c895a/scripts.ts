@@ -256,6 +256,7 @@ export class ScriptsProcessor {
       low = second
       opcode = first >>> 24
       if (ccntl1 & reg.CCNTL1_EN64TIBMV) {
+        if (!(ccntl1 & reg.CCNTL1_64TIMOD) && (opcode & 0x1f) >= 22) return this.#fault(reg.DSTAT_IID)
         high = ccntl1 & reg.CCNTL1_64TIMOD ? opcode & 0xff : this.#selector(opcode & 0x1f)
       }
     } else if (instruction & (1 << 29)) {
@@ -305,9 +306,7 @@ export class ScriptsProcessor {
   }
 
   #selector(index: number): number {
-    return index < 16
-      ? this.#get(reg.SCRATCHC + 4 * index)
-      : this.#get([reg.MMRS, reg.MMWS, reg.SFS, reg.DRS, reg.SBMS, reg.DBMS][index - 16] ?? reg.DBMS)
+    return index < 16 ? this.#get(reg.SCRATCHC + 4 * index) : this.#get(reg.MMRS + 4 * (index - 16))
   }
 
   #later(moved: Promise<number>, move: Move): boolean {

@@ -5,6 +5,7 @@ import * as reg from '../../../src/devices/lsi53c895a/registers.ts'
 import { microtasks } from '../machine.ts'
 import {
   BUFFER,
+  type Chip,
   io,
   LARGE,
   machine,
@@ -352,6 +353,99 @@ describe('memory moves, load and store (5.7, 5.8)', () => {
     chip.device.config.write(4, 2, 0x0003)
     chip.run(s.int(1))
     expect(chip.r8(reg.DSTAT)).toBe(reg.DSTAT_DFE | reg.DSTAT_BF)
+  })
+})
+
+describe('64-bit addresses and their selectors (2.2.7, CCNTL1, MMRS to DBMS)', () => {
+  const BF = reg.DSTAT_DFE | reg.DSTAT_BF
+  const inquiry = [0x12, 0, 0, 0, 36, 0]
+  /** An INQUIRY whose data goes through `move`; DSTAT at its end. */
+  const through = (chip: Chip, move: readonly number[]) => {
+    chip.run(...io(chip, inquiry, { data: [move] }))
+    return chip.r8(reg.DSTAT)
+  }
+  const SIR = reg.DSTAT_DFE | reg.DSTAT_SIR
+
+  test.each([
+    ['SFS: instruction fetches', reg.SFS, s.int(1)],
+    ['MMRS: MOVE MEMORY reads', reg.MMRS, s.memoryMove(4, BUFFER, BUFFER + 16)],
+    ['MMWS: MOVE MEMORY writes', reg.MMWS, s.memoryMove(4, BUFFER, BUFFER + 16)],
+    ['MMRS: LOAD', reg.MMRS, s.load(reg.SCRATCHA, 4, BUFFER)],
+    ['MMWS: STORE', reg.MMWS, s.store(reg.SCRATCHA, 4, BUFFER)],
+    ['DRS: LOAD relative to DSA', reg.DRS, s.load(reg.SCRATCHA, 4, 0x10, true)],
+    ['DRS: STORE relative to DSA', reg.DRS, s.store(reg.SCRATCHA, 4, 0x10, true)],
+    ['DRS: SELECT FROM', reg.DRS, s.selectAtnFrom(0x10)],
+  ] as const)('%s; a place above 4 GiB is where there is no memory', (_, selector, words) => {
+    const chip = machine()
+    chip.bus.memory.data.setUint32(TABLE + 0x10, 3 << 16, true)
+    chip.w32(reg.DSA, TABLE)
+    chip.run(words, s.int(1))
+    expect(chip.r8(reg.DSTAT)).toBe(SIR)
+    chip.w8(reg.ISTAT0, reg.ISTAT0_SRST)
+    chip.w8(reg.ISTAT0, 0)
+    chip.w32(reg.DSA, TABLE)
+    chip.w32(selector, 1)
+    chip.run(words, s.int(1))
+    expect(chip.r8(reg.DSTAT)).toBe(BF)
+  })
+
+  test('SBMS: block moves with 32-bit addresses', () => {
+    const chip = machine()
+    expect(through(chip, s.move(36, BUFFER, s.DATA_IN))).toBe(SIR)
+    chip.w32(reg.SBMS, 1)
+    expect(through(chip, s.move(36, BUFFER, s.DATA_IN))).toBe(BF)
+  })
+
+  test('EN64DBMV: a direct MOVE has the upper half in a third dword; SBMS does not count', () => {
+    const chip = machine()
+    chip.w8(reg.CCNTL1, reg.CCNTL1_EN64DBMV)
+    chip.w32(reg.DBMS, 9)
+    const move = s.move(36, BUFFER, s.DATA_IN)
+    // All block moves of the program are then as long
+    const wide = (high: number) =>
+      io(chip, inquiry, { data: [[...move, high]] }).map((words) =>
+        words.length === 2 && words[0]! >>> 30 === 0 ? [...words, 0] : words,
+      )
+    chip.run(...wide(0))
+    expect([chip.r8(reg.DSTAT), chip.bytes(BUFFER + 8, 3)]).toEqual([SIR, [...Buffer.from('BLO')]])
+    expect(chip.r32(reg.DBMS)).toBe(0)
+    chip.run(...wide(2))
+    expect(chip.r8(reg.DSTAT)).toBe(BF)
+  })
+
+  test.each([
+    ['64TIMOD clear: the entry names a selector', 0, 0x03 << 24, reg.SCRATCHC + 12],
+    ['64TIMOD clear: MMRS', 0, 0x10 << 24, reg.MMRS],
+  ])('EN64TIBMV, %s', (_, mode, entry, selector) => {
+    const chip = machine()
+    chip.w8(reg.CCNTL1, reg.CCNTL1_EN64TIBMV | mode)
+    chip.w32(reg.DSA, TABLE)
+    chip.bus.memory.data.setUint32(TABLE, entry | 36, true)
+    chip.bus.memory.data.setUint32(TABLE + 4, BUFFER, true)
+    expect(through(chip, s.moveTable(0, s.DATA_IN))).toBe(SIR)
+    chip.w32(selector, 1)
+    expect(through(chip, s.moveTable(0, s.DATA_IN))).toBe(BF)
+  })
+
+  test.each([
+    [0, SIR],
+    [1, BF],
+    [0xff, BF],
+  ])('EN64TIBMV with 64TIMOD: the entry has address bits 39 to 32, %i', (high, dstat) => {
+    const chip = machine()
+    chip.w8(reg.CCNTL1, reg.CCNTL1_EN64TIBMV | reg.CCNTL1_64TIMOD)
+    chip.w32(reg.DSA, TABLE)
+    chip.bus.memory.data.setUint32(TABLE, ((high << 24) | 36) >>> 0, true)
+    chip.bus.memory.data.setUint32(TABLE + 4, BUFFER, true)
+    expect(through(chip, s.moveTable(0, s.DATA_IN))).toBe(dstat)
+  })
+
+  test('a selector that there is not is an illegal instruction', () => {
+    const chip = machine()
+    chip.w8(reg.CCNTL1, reg.CCNTL1_EN64TIBMV)
+    chip.w32(reg.DSA, TABLE)
+    chip.bus.memory.data.setUint32(TABLE, (0x16 << 24) | 36, true)
+    expect(through(chip, s.moveTable(0, s.DATA_IN))).toBe(reg.DSTAT_DFE | reg.DSTAT_IID)
   })
 })
 
