@@ -1,4 +1,4 @@
-/** The public vulnerabilities of other IDE controllers (PEERS.md), as far as no other file has them. */
+/** The public vulnerabilities of other IDE controllers by their CVE numbers, as far as no other file has them. */
 import { describe, expect, test } from 'vitest'
 import { Memory } from '../../../src/block/protocols/memory.ts'
 import { Slow } from '../slow.ts'

@@ -140,7 +140,7 @@ describe.each([false, true])('ATA8-ACS 6.3: errors of the medium (host answers l
   })
 })
 
-test('READ MULTIPLE leaves out the block with the bad sector', () => {
+test('ATA8-APT 9.6: READ MULTIPLE leaves out the block with the bad sector', () => {
   const { medium, ata } = damaged()
   medium.unreadable.add(20)
   ata.issue(0xc4, { lba: 0, count: 40 })
@@ -174,7 +174,7 @@ test('rerror=ignore reads as if nothing were wrong', () => {
   ata.pioIn(1024)
 })
 
-test('a disk that cannot be written aborts every write, and flushes without a word', () => {
+test('ATA8-ACS 6.3: a disk that cannot be written aborts every write, and flushes without a word', () => {
   const ata = host(Memory.from(pattern(0, 64), { readOnly: true }))
   for (const opcode of [0x30, 0xca, 0xc5]) {
     ata.issue(opcode, { lba: 0, count: 1 })
@@ -184,7 +184,7 @@ test('a disk that cannot be written aborts every write, and flushes without a wo
   ata.done()
 })
 
-describe('a reset during a transfer', () => {
+describe('ATA8-APT 9.3: a reset during a transfer', () => {
   const channels = (driver: Slow) => new Host(machine([harddisk(driver)]))
 
   test('CVE-2023-5088: a write is taken back; it is done neither later nor at LBA 0', async () => {
