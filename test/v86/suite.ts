@@ -547,7 +547,7 @@ export function machineSuite(from: V86Package): void {
     })
   })
 
-  test('[V86.md 2] under ACPI the hot-plug registers read as zero', async () => {
+  test('under ACPI the hot-plug registers read as zero', async () => {
     const { run } = await start(new Program().in(0xae00, 4).report().in(0xae08, 1).report(), { acpi: true })
     expect(await run(2)).toEqual([0, 0])
   })
