@@ -179,7 +179,10 @@ export interface DirtyBitmap {
   readonly inconsistent: boolean
 }
 
-/** The dirty bitmaps of a disk's qcow2 image, which keeps them. */
+/**
+ * The dirty bitmaps of a disk's qcow2 image. They belong to that image, as in QEMU: after a snapshot, or when a disk goes on with its
+ * mirror, they are in the image that was left, as they were then.
+ */
 export interface DirtyBitmaps {
   list(): readonly DirtyBitmap[]
   /** Adds an empty one; `granularity` is a power of two from 512, default 64 KiB. */

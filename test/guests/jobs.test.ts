@@ -91,7 +91,7 @@ async function untilReady(job: Job): Promise<void> {
 const depth = () => [...layers(data.root)].length
 
 describe('while fio writes and verifies', () => {
-  test('a backup is the disk of the moment at which it began', async () => {
+  test('a backup is the disk of the moment at which it began, though a state is saved meanwhile', async () => {
     await written(50)
     const target = folder.file('backup.raw')
     const job = guest.drives.backup(DATA, { target, format: 'raw', maxChunk: 65536, maxWorkers: 2 })
@@ -102,7 +102,7 @@ describe('while fio writes and verifies', () => {
     let seen = 0
     for await (const { done, total } of job) {
       expect(done).toBeLessThanOrEqual(total)
-      seen++
+      if (++seen === 5) expect((await guest.emulator.save_state()).byteLength).toBeGreaterThan(MIB)
     }
     expect(seen).toBeGreaterThan(10)
     expect(Buffer.compare(await imageBytes(target, 'raw'), moment)).toBe(0)
@@ -143,6 +143,7 @@ describe('while fio writes and verifies', () => {
     const target = folder.file('next.qcow2')
     const job = guest.drives.mirror(DATA, { target, copyMode: 'write-blocking' })
     await untilReady(job)
+    await guest.emulator.save_state()
     await written(30)
     await job.complete()
     if (!lacks('qemu-img')) await runTool('qemu-img', 'check', '-q', folder.file('data.qcow2'))

@@ -117,6 +117,19 @@ describe.skipIf(lacks('qemu-img', 'qemu-io'))('img', () => {
     except: ['x'],
   })
   scenario({
+    title: 'convert into nodes with modes of their own',
+    given: `head -c 1M /dev/zero > zero.raw; for n in 1 2 3; do qemu-img create -q -f qcow2 z$n.qcow2 1M; done`,
+    run: [
+      'convert -n -S 0 --target-image-opts -f raw zero.raw driver=qcow2,file.filename=z1.qcow2,detect-zeroes=unmap,discard=unmap',
+      'map --output=json z1.qcow2',
+      'convert -n -S 0 --target-image-opts -f raw zero.raw driver=qcow2,file.filename=z2.qcow2,detect-zeroes=on',
+      'map --output=json z2.qcow2',
+      'convert -n -S 0 --target-image-opts -f raw zero.raw driver=qcow2,file.filename=z3.qcow2',
+      'map --output=json z3.qcow2',
+      'convert -n -S 0 --target-image-opts -f raw zero.raw driver=qcow2,file.filename=z3.qcow2,detect-zeroes=foo',
+    ],
+  })
+  scenario({
     title: 'commit',
     given: `${INPUTS}
       for each in 1 2 3; do cp t.qcow2 t$each.qcow2; done

@@ -1,4 +1,5 @@
 /** Opens images and their chains for the `img` verbs, and keeps what these tell about them. */
+import { inflateRaw } from 'node:zlib'
 import { host } from '#host'
 import { asDevice, type BlockDevice, type BlockDriver } from '../../block/device.ts'
 import type { CacheMode } from '../../block/disk.ts'
@@ -15,7 +16,7 @@ import { openImage } from '../../block/open.ts'
 import { codecs } from '../../codecs/index.ts'
 import type { CodecPool } from '../../codecs/pool.ts'
 import { type OptionTree, parseFileName, parseKeyValues, treeOf } from '../node-options.ts'
-import { type NodeDefaults, openTree, typed } from '../nodes.ts'
+import { type NodeDefaults, openTree, typed, withNodeModes } from '../nodes.ts'
 import { type Console, Failure, PROGRAM } from './console.ts'
 import { foreignFormat } from './foreign.ts'
 import { PaddedFile, WholeFile } from './padded.ts'
@@ -35,7 +36,7 @@ export interface Flags {
   readonly bulk?: boolean
   /** A raw image may have any size. */
   readonly exact?: boolean
-  /** Compresses in other threads. */
+  /** Compresses and decompresses in other threads. */
   readonly codecs?: CodecPool
   /** How requests reach the kernel; default threads, `auto`: the best that works. */
   readonly aio?: 'threads' | 'io_uring' | 'native' | 'auto'
@@ -74,13 +75,14 @@ export async function openGiven(
   if (imageOptions && format !== undefined) throw new Failure('--image-opts and --format are mutually exclusive')
   try {
     const nodes = { ...(console.objects === undefined ? {} : { objects: console.objects }), ...flags.nodes }
-    const opened = await openPlace(placeOf(name, imageOptions), name, format, { ...flags, nodes }, [])
+    const place = placeOf(name, imageOptions)
+    const opened = withModesOf(await openPlace(place, name, format, { ...flags, nodes }, []), place)
     if (
       format === undefined &&
       !imageOptions &&
       opened.format === 'raw' &&
       !flags.readOnly &&
-      typeof placeOf(name, false) === 'string'
+      typeof place === 'string'
     )
       warnOfRaw(console, name)
     return opened
@@ -88,6 +90,15 @@ export async function openGiven(
     if (error instanceof Failure) throw error
     throw new Failure(`Could not open '${name}': ${reasonOf(error, name)}`)
   }
+}
+
+/** The image behind the `detect-zeroes` and `discard` of its own node; those of nodes below are there already. */
+function withModesOf(opened: Opened, place: Place): Opened {
+  if (typeof place === 'string' || opened.flags.readOnly) return opened
+  const { driver } = place
+  if (driver !== undefined && !formats.some((format) => format.name === driver)) return opened
+  const device = withNodeModes(opened.device, place)
+  return device === opened.device ? opened : { ...opened, device }
 }
 
 /** The reason that a failed opening gave. */
@@ -346,7 +357,17 @@ function openDriver(
   const wanted = { name, readOnly, gate, options, ...(backing === undefined ? {} : { backing }) }
   if (flags.codecs === undefined || format.name !== 'qcow2') return format.open(file, wanted)
   const { deflateWithin, zstdCompressWithin } = flags.codecs
-  return openQcow2With({ ...codecs, deflateWithin, zstdCompressWithin }, file, wanted)
+  return openQcow2With({ ...codecs, deflateWithin, zstdCompressWithin, inflateLater }, file, wanted)
+}
+
+/** On a thread of Node's pool: a message to a worker and back would cost as much as is gained. */
+function inflateLater(input: Uint8Array, most: number): Promise<Uint8Array> {
+  return new Promise((resolve, reject) => {
+    inflateRaw(input, { chunkSize: Math.max(most, 64), maxOutputLength: most }, (error, bytes) => {
+      if (error) reject(error)
+      else resolve(bytes)
+    })
+  })
 }
 
 /** The name of a backing file, which is relative to the image's own folder; the text as it will be shown. */

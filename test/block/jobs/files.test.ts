@@ -1,13 +1,16 @@
 import { existsSync } from 'node:fs'
 import path from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
+import { asDevice } from '../../../src/block/device.ts'
 import type { Disk } from '../../../src/block/disk.ts'
+import { BlockError } from '../../../src/block/error.ts'
 import { bytesVec } from '../../../src/block/iovec.ts'
 import { layers } from '../../../src/block/jobs/chain.ts'
 import type { Job } from '../../../src/block/jobs/job.ts'
 import { layerOf } from '../../../src/block/layer.ts'
 import { backup, commit, dirtyBitmaps, mirror, snapshot, stream } from '../../../src/block/live.ts'
 import { createImage, openDisk, openImage } from '../../../src/block/open.ts'
+import { Memory } from '../../../src/block/protocols/memory.ts'
 import { type Random, seeded } from '../../random.ts'
 import { lacks, runTool, temporaryFolder } from '../../tools.ts'
 import { Hammer, readAll, sameBytes } from './hammer.ts'
@@ -197,6 +200,65 @@ describe('on files', () => {
       expect(dirtyBitmaps(again).list()).toMatchObject([{ name: 'since', inconsistent: false, recording: true }])
       await again.close()
     }))
+
+  test('bitmapMode=always forgets what a failed backup copied, and nothing else', () =>
+    seeded(async (random) => {
+      const { disk, hammer, file } = await newDisk(random)
+      const memory = new Memory(SIZE)
+      const limit = { end: 6 * 65536 }
+      const target = asDevice({
+        name: 'limited',
+        size: SIZE,
+        read: (at, into) => memory.read(at, into),
+        write(at, from) {
+          if (at >= limit.end) throw new BlockError('ENOSPC', 'no space left')
+          return memory.write(at, from)
+        },
+      })
+      const bitmaps = dirtyBitmaps(disk)
+      await bitmaps.add('since')
+      const touch = (granule: number) => disk.write(granule * 65536 + 512, bytesVec(new Uint8Array(512).fill(granule)))
+      for (const granule of [1, 3, 5, 7, 9]) await touch(granule)
+      const by = { target, sync: 'bitmap', bitmap: 'since', bitmapMode: 'always', maxWorkers: 1 } as const
+      await expect(backup(disk, by).run()).rejects.toMatchObject({ code: 'ENOSPC' })
+      await touch(4)
+      const left = backup(disk, { target: place('left'), sync: 'bitmap', bitmap: 'since', bitmapMode: 'never' })
+      await left.run()
+      expect(left.progress.done).toBe(3 * 65536)
+      limit.end = SIZE
+      await backup(disk, by).run()
+      const copied = new Uint8Array(SIZE)
+      await target.read(0, bytesVec(copied))
+      sameBytes(copied, await readAll(disk), 'the target')
+      hammer.model.set(await readAll(disk))
+      await verify({ disk, hammer }, file)
+    }))
+
+  test.skipIf(lacks('qemu-img'))('bitmaps stay with the image that a snapshot or a pivot leaves', () =>
+    seeded(async (random) => {
+      const { disk, hammer, file } = await newDisk(random)
+      const named = async (name: string) => {
+        const info = JSON.parse(await runTool('qemu-img', 'info', '-U', '--output=json', name))
+        return (info['format-specific'].data.bitmaps ?? []).map((bitmap: { name: string; flags: string[] }) => [
+          bitmap.name,
+          ...bitmap.flags,
+        ])
+      }
+      await dirtyBitmaps(disk).add('old')
+      await work(hammer)
+      const over = place('over')
+      await snapshot(disk, { snapshotFile: over }).run()
+      expect(dirtyBitmaps(disk).list()).toEqual([])
+      expect(await named(file)).toEqual([['old', 'auto']])
+      await dirtyBitmaps(disk).add('new')
+      await work(hammer)
+      const copy = place('copy')
+      await underLoad(hammer, mirror(disk, { target: copy }), true)
+      expect(dirtyBitmaps(disk).list()).toEqual([])
+      expect(await named(over)).toEqual([['new', 'auto']])
+      await verify({ disk, hammer }, copy)
+    }),
+  )
 
   test('bitmaps are added, cleared, switched, merged and removed while the disk is in use', () =>
     seeded(async (random) => {
