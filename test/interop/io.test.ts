@@ -396,6 +396,13 @@ immediately = "on"
     await compare(['-f', 'raw', '-c', 'read 0 4k', 'blkdebug:nofile:raw'])
   })
 
+  test('blkdebug: rules and state outlive a reopen', async () => {
+    const failing = '[inject-error]\nevent = "pwritev"\nerrno = "28"\nstate = "2"\niotype = "write"\n'
+    const files = { rules: `${failing}[set-state]\nevent = "flush_to_disk"\nstate = "1"\nnew_state = "2"\n` }
+    const commands = each('write 0 4k', 'flush', 'write 0 4k', 'reopen -r', 'reopen -w', 'write 0 4k')
+    await compare(['-f', 'raw', ...commands, 'blkdebug:rules:raw'], { files })
+  })
+
   test('blkdebug: metadata of qcow2 fails, and what is left is whole', async () => {
     const files = { 'rules.conf': metadata }
     await compare(['-f', 'qcow2', ...each('write -P 1 0 64k', 'write -P 1 0 64k', 'read -P 1 0 64k'), 'qcow2'])

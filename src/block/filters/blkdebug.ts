@@ -131,6 +131,14 @@ export class Blkdebug extends Filter implements DebugPoints {
     return this.#state
   }
 
+  /** Takes up the state, the rules that are left and the breakpoints of the one that was here before. */
+  goOn(before: Blkdebug): void {
+    this.#state = before.#state
+    this.#rules = before.#rules
+    this.#active = before.#active
+    this.#breaks = before.#breaks
+  }
+
   event(event: string): Now<void> {
     const state = this.#state
     const rules = this.#rules.filter((rule) => (rule.event ?? 'none') === event && inState(rule.state, state))

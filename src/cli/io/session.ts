@@ -1,6 +1,7 @@
 /** One run of `block86 io`: the image that is open, requests under way, and where text goes. */
 import type { BlockDevice } from '../../block/device.ts'
 import { BlockError, messageOf } from '../../block/error.ts'
+import { Blkdebug } from '../../block/filters/blkdebug.ts'
 import type { IoVec } from '../../block/iovec.ts'
 import type { Now } from '../../block/now.ts'
 import type { Console } from '../img/console.ts'
@@ -86,12 +87,17 @@ export class Session {
 
   /** Opens the open image anew, with other flags; on failure it is open as it was. */
   async reopen(change: Partial<OpenFlags>): Promise<boolean> {
-    const { name, flags } = this.#open!
+    const { name, flags, opened, device } = this.#open!
+    const { debug } = device
     await this.drain()
     await this.close()
-    if (await this.open(name, { ...flags, ...change })) return true
-    await this.open(name, flags)
-    return false
+    // What was found out once is neither guessed nor warned of again.
+    const guessed = flags.format === undefined && flags.options === undefined && flags.imageOptions !== true
+    const known = guessed ? { ...flags, format: opened.format } : flags
+    const done = (await this.open(name, { ...known, ...change })) || ((await this.open(name, known)) && false)
+    const now = this.#open?.device.debug
+    if (debug instanceof Blkdebug && now instanceof Blkdebug) now.goOn(debug)
+    return done
   }
 
   /** Keeps a request that nobody waits for. */
