@@ -63,6 +63,7 @@ export const MODULE_FOLDERS = [
   'drivers/cdrom',
   'drivers/scsi',
   'drivers/virtio',
+  'fs/configfs',
   'fs/ext4',
   'fs/fat',
   'fs/isofs',

@@ -8,8 +8,11 @@ import type { Drive } from '../../../src/v86.ts'
 /** Bytes of each disk. */
 export const SIZE = 32 << 20
 
-/** `v86-ide` is v86's own disk, which it holds in RAM; `brd` is a RAM disk inside the guest, the most that the guest can do. */
-export const DEVICES = ['virtio', 'ide', 'scsi', 'v86-ide', 'brd'] as const
+/**
+ * `v86-ide` is v86's own disk, which it holds in RAM; `brd` is a RAM disk inside the guest, which has neither requests nor interrupts;
+ * `null` is Linux's request layer (null_blk) in front of no device and no data: the most that any controller can do.
+ */
+export const DEVICES = ['virtio', 'ide', 'scsi', 'v86-ide', 'brd', 'null'] as const
 export type Device = (typeof DEVICES)[number]
 
 const MODULES: Partial<Record<Device, string>> = { ide: 'ata_piix', scsi: 'sym53c8xx', 'v86-ide': 'ata_piix' }
@@ -24,7 +27,7 @@ export interface Machine {
 export function machinesFor(devices: readonly Device[]): Device[][] {
   if (!devices.includes('ide') || !devices.includes('v86-ide')) return [[...devices]]
   const others = devices.filter((device) => device !== 'ide')
-  return [others, devices.filter((device) => ['ide', 'virtio', 'brd'].includes(device))]
+  return [others, devices.filter((device) => ['ide', 'virtio', 'brd', 'null'].includes(device))]
 }
 
 /** Boots a guest with `devices`; `file` names the image of one. `scheduler` is what its disks get, if not what Linux chooses. */
@@ -37,7 +40,7 @@ export async function startMachine(
   const root = await openGuestDisk(debian, { arguments: 'drivers=virtio_pci,virtio_blk' })
   const drives: Drive[] = [{ if: 'virtio', disk: root, bootindex: 1 }]
   for (const device of devices) {
-    if (device === 'v86-ide' || device === 'brd') continue
+    if (!isController(device)) continue
     const image = file(`${device}.img`)
     await writeFile(image, '')
     await truncate(image, SIZE)
@@ -55,6 +58,11 @@ export async function startMachine(
     else if (device === 'brd') {
       await guest.must(`modprobe brd rd_nr=1 rd_size=${SIZE / 1024}`)
       paths.set(device, '/dev/ram0')
+    } else if (device === 'null') {
+      await guest.must('modprobe null_blk queue_mode=2 irqmode=1 submit_queues=1 gb=1 nr_devices=1')
+      // What Linux gives to a disk with one queue; null_blk gets none.
+      await guest.must('echo mq-deadline > /sys/block/nullb0/queue/scheduler')
+      paths.set(device, '/dev/nullb0')
     } else {
       const path = `/dev/sd${'abc'[[...paths.values()].filter((other) => other.startsWith('/dev/sd')).length]}`
       await guest.must(
@@ -63,9 +71,13 @@ export async function startMachine(
       paths.set(device, path)
     }
     // Written to, so that none has holes.
-    await guest.must(`dd if=/dev/zero of=${paths.get(device)} bs=1M 2> /dev/null; sync`)
+    await guest.must(`dd if=/dev/zero of=${paths.get(device)} bs=1M count=${SIZE >> 20} 2> /dev/null; sync`)
     const queue = `/sys/block/${paths.get(device)!.slice(5)}/queue/scheduler`
     if (scheduler !== undefined && device !== 'brd') await guest.must(`echo ${scheduler} > ${queue}`)
   }
   return { guest, paths }
+}
+
+function isController(device: Device): boolean {
+  return device === 'virtio' || device === 'ide' || device === 'scsi'
 }

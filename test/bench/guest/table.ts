@@ -26,6 +26,7 @@ function ratios({ columns, besideIde }: Results): readonly Ratio[] {
   return [
     of('virtio/v86-ide', 'virtio', 'v86-ide'),
     of('virtio/brd', 'virtio', 'brd'),
+    of('null/v86-ide', 'null', 'v86-ide'),
     of('ide/v86-ide', 'ide', 'v86-ide'),
     of('ide/virtio', 'ide', 'virtio', besideIde),
     of('scsi/v86-ide', 'scsi', 'v86-ide'),
