@@ -196,6 +196,7 @@ describe.skipIf(lacks('strace') || libc() === undefined)('a sandbox', () => {
     ['io_uring_register', 'EACCES', 'io_uring'],
     ['preadv2,pwritev2', 'EOPNOTSUPP', 'immediate reads'],
     ['preadv2,pwritev2', 'EPERM', 'immediate reads'],
+    ['mincore', 'EPERM', 'mapped reads'],
     ['fallocate', 'EOPNOTSUPP', 'holes'],
   ])('that answers %s with %s is worked without, and says so', (calls, error, name) => {
     const image = box.file('image')

@@ -5,6 +5,7 @@ import { messageOf } from '../../error.ts'
 import { probeAlignment } from './direct.ts'
 import { temporaryFile } from './files.ts'
 import { libc, libcReason, RWF_NOWAIT } from './libc.ts'
+import { mapped } from './mapped.ts'
 import { ring, ringReason } from './ring.ts'
 
 /** One thing that the host has or lacks, and a sentence about it. */
@@ -25,8 +26,20 @@ export async function hostCapabilities(folder: string = os.tmpdir()): Promise<re
       used: ring() === undefined,
       reason: `${process.env.UV_THREADPOOL_SIZE ?? 4} threads of Node, for aio=threads and where io_uring is not used`,
     },
+    largePages(calls !== undefined),
     ...(await onFile(folder)),
   ]
+}
+
+function largePages(canAsk: boolean): Capability {
+  const name = 'large pages'
+  if (!canAsk) return { name, used: false, reason: 'they are asked for by a system call' }
+  try {
+    const used = !fs.readFileSync('/sys/kernel/mm/transparent_hugepage/enabled', 'latin1').includes('[never]')
+    return { name, used, reason: used ? 'asked for under memory of 4 MiB and more' : 'the host gives none to anybody' }
+  } catch {
+    return { name, used: false, reason: 'the kernel does not have them' }
+  }
 }
 
 async function onFile(folder: string): Promise<Capability[]> {
@@ -49,6 +62,8 @@ async function onFile(folder: string): Promise<Capability[]> {
       const address = calls.address(bytes.buffer)
       iov.set([address, address / 2 ** 32, bytes.length, 0])
       add('immediate reads', calls.preadv2(fd, iov, 1, 0, RWF_NOWAIT), 'preadv2 with RWF_NOWAIT')
+      const map = mapped(calls, fd, 65536)
+      add('mapped reads', map === undefined ? -1 : 0, 'long ones are copied from a mapping of the file')
       add('zero ranges', await calls.fallocate(fd, 16 | 1, 0, 4096), 'fallocate ZERO_RANGE', 'zeroes are written')
       add('holes', await calls.fallocate(fd, 2 | 1, 4096, 4096), 'fallocate PUNCH_HOLE', 'discards have no effect')
       add('maps of holes', await calls.seek(fd, 0, 4), 'lseek SEEK_HOLE and SEEK_DATA', 'everything counts as data')
