@@ -69,10 +69,26 @@ function toolchain() {
   return undefined
 }
 
+/** The oldest Rust that can build the crate, as its Cargo.toml says. */
+const oldest = readFileSync(join(crate, 'Cargo.toml'), 'utf8').match(/^rust-version = "([\d.]+)"/m)[1]
+
+/** The chosen toolchain's version, when it is older than that. */
+function tooOld() {
+  const chosen = toolchain()
+  const version = chosen && !chosen.pinned && chosen.name.match(/^rustc (\d+)\.(\d+)/)
+  const [major, minor] = oldest.split('.').map(Number)
+  const old = version && (Number(version[1]) < major || (Number(version[1]) === major && Number(version[2]) < minor))
+  return old ? version[0] : undefined
+}
+
 /** What is missing, in words; empty when a build can start. */
 function missing() {
   const lacks = []
   if (!has('cargo', '--version')) lacks.push('cargo (https://rustup.rs)')
+  else if (tooOld())
+    lacks.push(
+      `Rust ${oldest} or later: this is ${tooOld()} (rustup toolchain install ${RUST} -t ${TARGET}, or Debian's rustc-web; see src/codecs/README.md)`,
+    )
   else if (!toolchain())
     lacks.push(
       `the ${TARGET} library (rustup toolchain install ${RUST} -t ${TARGET}; other ways are in src/codecs/README.md)`,
@@ -84,7 +100,7 @@ function missing() {
 }
 
 function install() {
-  if (!toolchain() && has('rustup', '--version'))
+  if ((!toolchain() || tooOld()) && has('rustup', '--version'))
     run('rustup', ['toolchain', 'install', RUST, '--profile', 'minimal', '--target', TARGET])
   for (const [tool, version] of Object.entries(TOOLS)) {
     const command = tool === 'wasm-pack' ? tool : 'wasm-bindgen'
@@ -227,6 +243,12 @@ async function makePackage() {
   }
 }
 
+/** Ends with one sentence. */
+function refuse(why) {
+  console.error(why)
+  process.exit(1)
+}
+
 async function main() {
   const [verb] = process.argv.slice(2)
   const lacks = missing()
@@ -237,9 +259,9 @@ async function main() {
     else console.log('ready')
     return
   }
-  if (lacks.length) install()
+  if (lacks.length && (!tooOld() || has('rustup', '--version'))) install()
   const left = missing()
-  if (left.length) throw new Error(`Cannot build the codecs without ${left.join(' and ')}`)
+  if (left.length) refuse(`Cannot build the codecs without ${left.join(' and ')}`)
   const made = await makePackage()
   console.log(made.sizes)
   if (verb !== '--check') {

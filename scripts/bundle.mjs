@@ -7,8 +7,8 @@ import { fileURLToPath } from 'node:url'
 export const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..')
 export const cache = process.env.BLOCK86_CACHE ?? path.join(root, '.cache')
 
-/** Modules that stay outside of every bundle: the emulator, and native code. */
-export const external = ['v86', 'koffi', 'esbuild', 'playwright-core']
+/** Modules that stay outside of every bundle: the emulator, native code, and what reads files beside itself. */
+export const external = ['v86', 'koffi', 'esbuild', 'playwright-core', '@bokuweb/zstd-wasm']
 
 /** Bundles `entry` (a path in the repository) and resolves to the URL of the module made of it. */
 export async function bundle(entry) {

@@ -26,6 +26,6 @@ declare global {
 }
 
 globalThis.measureCodecs = async (wanted) => ({
-  rows: await measure({ module: wasm }, await inputs(), wanted),
+  rows: await measure({ module: wasm, own: () => '', zstdWasm: '/zstd.wasm' }, await inputs(), wanted),
   flavour,
 })
