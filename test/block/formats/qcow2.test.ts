@@ -59,3 +59,21 @@ test('subclusters are added to a cluster in which the file ends, as another prog
   ])
   await again.close()
 })
+
+describe.each([{ extendedL2: false }, { extendedL2: true }])(
+  'with an external data file, $extendedL2',
+  ({ extendedL2 }) => {
+    test('a cluster that was zeroed and kept is written where the data is, and nowhere in the image', async () => {
+      const [file, data] = [new Memory(0), new Memory(0)]
+      const shape = { size: 1 << 20, dataFile: 'data', extendedL2, clusterSize: 16384 }
+      const { disk } = await makeImage(file, shape, { dataFile: new BlockDevice(data) })
+      await writeBytes(disk, 3 * 16384, new Uint8Array(16384).fill(1))
+      await disk.zero(3 * 16384, 16384, { unmap: false })
+      await writeBytes(disk, 3 * 16384, new Uint8Array(16384).fill(2))
+      expect(await readBytes(new BlockDevice(data), 3 * 16384, 16384)).toEqual(new Uint8Array(16384).fill(2))
+      await disk.flush()
+      const again = await openImage(file, { dataFile: new BlockDevice(data) })
+      expect(await readBytes(again.disk, 3 * 16384, 16384)).toEqual(new Uint8Array(16384).fill(2))
+    })
+  },
+)

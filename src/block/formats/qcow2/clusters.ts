@@ -258,8 +258,8 @@ export class ClusterMap {
     const count = slice.stretch(index, Math.ceil((within + length) / this.#clusterSize))
     const zero = this.#extended ? zeroes === 0xffffffff : (flags & ZERO) !== 0
     const was = zero ? 'zero' : bare && zeroes === 0 ? 'hole' : bare && !this.#extended ? 'hole' : 'data'
-    if (held) return this.#allocation(cluster, count, offset, false, was)
     if (this.#parts.dataFile !== undefined) return this.#allocateData(cluster, count, was)
+    if (held) return this.#allocation(cluster, count, offset, false, was)
     const space = this.#take(count)
     return space instanceof Promise
       ? space.then((space) => this.#allocateAt(cluster, space, was))
