@@ -14,7 +14,7 @@ import { commit, mirror, stream } from '../../src/block/live.ts'
 import { openDisk, openImage } from '../../src/block/open.ts'
 import { Memory } from '../../src/block/protocols/memory.ts'
 import { type Random, random as seedRandom } from '../random.ts'
-import { Recorder, Replay } from './recorder.ts'
+import { type Recorder, Replay, recordTogether } from './recorder.ts'
 
 const SIZE = 512 << 10
 const states = Math.ceil(Number(process.env.BLOCK86_CRASH_STATES ?? 500) / 4)
@@ -96,16 +96,14 @@ async function makeChain(random: Random, depth: number): Promise<{ media: Memory
   return { media, model }
 }
 
-/** Media that count moments together. */
+/** Recorders that begin with what the media hold. */
 function recordersOf(media: readonly Memory[], random: Random): Recorder[] {
-  let now = 0
-  return media.map((memory) => {
+  const starts = media.map((memory) => {
     const bytes = new Uint8Array(memory.size)
     memory.read(0, bytesVec(bytes))
-    const recorder = new Recorder(bytes, random)
-    Object.defineProperty(recorder, 'now', { get: () => now, set: (value: number) => (now = value) })
-    return recorder
+    return bytes
   })
+  return recordTogether(starts, random)
 }
 
 test.each(scenarios)('$name: at any moment the disk is what was flushed', async ({ depth, begin, after, name }) => {

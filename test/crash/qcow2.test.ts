@@ -38,6 +38,10 @@ describe('a barrier that is left out', () => {
     ['commit', 'allocating and overwriting writes'],
     ['flush', 'overwriting writes'],
     ['links', 'lazy refcounts'],
+    ['commit', 'lazy refcounts'],
+    ['clean', 'lazy refcounts'],
+    ['links', 'an external data file over a backing file'],
+    ['flush', 'a raw external data file'],
     ['header', 'resize'],
     ['shadow', 'snapshots'],
   ] as const) {

@@ -1,5 +1,5 @@
 /** qcow2 under the crash explorer: its shapes and workloads. */
-import { BlockDevice } from '../../src/block/device.ts'
+import { BlockDevice, type BlockDriver } from '../../src/block/device.ts'
 import { checkQcow2 } from '../../src/block/formats/qcow2/check.ts'
 import type { Qcow2CreateOptions } from '../../src/block/formats/qcow2/create.ts'
 import { type Qcow2Image, type Qcow2Options, readImageHeader } from '../../src/block/formats/qcow2/image.ts'
@@ -10,7 +10,7 @@ import { makeImage, openImage } from '../block/formats/images.ts'
 import { type Random, random as seedRandom } from '../random.ts'
 import type { Recording, Subject } from './explorer.ts'
 import { DiskModel, judge, SECTOR, stamp } from './model.ts'
-import { Recorder } from './recorder.ts'
+import { type Recorder, recordTogether } from './recorder.ts'
 import { type Mix, runGuest } from './workload.ts'
 
 /** A kind of image and what is done to it. */
@@ -268,6 +268,33 @@ export const workloads: readonly Workload[] = [
     owner: resizes,
   },
   {
+    name: 'an external data file over a backing file',
+    shape: { clusterSize: 4096, dataFile: 'data', backingFile: 'backing', backingFmt: 'raw' },
+    size: 192 * KB,
+    mix: { write: 6, zero: 2, discard: 2, flush: 2 },
+    requests: 150,
+    depth: 4,
+    backing: 300,
+  },
+  {
+    name: 'a raw external data file',
+    shape: { clusterSize: 4096, dataFile: 'data', dataFileRaw: true },
+    size: 192 * KB,
+    mix: { write: 6, zero: 2, discard: 2, flush: 2 },
+    requests: 150,
+    depth: 4,
+    full: 96 * KB,
+  },
+  {
+    name: 'resize with an external data file of subclusters',
+    shape: { clusterSize: 16384, extendedL2: true, dataFile: 'data' },
+    size: 256 * KB,
+    mix: { write: 8, zero: 1, discard: 1, flush: 1, special: 1 },
+    requests: 120,
+    depth: 4,
+    owner: resizes,
+  },
+  {
     name: 'bitmaps',
     shape: { clusterSize: 512 },
     size: 64 * KB,
@@ -298,21 +325,29 @@ export async function record(workload: Workload, seed: number, plant: Partial<Qc
   for (let sector = 0; sector < sectors; sector++) {
     stamp(bytes.subarray(sector * SECTOR, (sector + 1) * SECTOR), sector, backingVersion(sector))
   }
-  const backed = () => (sectors > 0 ? { ...options, backing: new BlockDevice(Memory.from(bytes)) } : options)
-  const { disk: fresh, image: empty } = await makeImage(start, { ...workload.shape, size: workload.size }, backed())
+  const { dataFile: dataName, dataFileRaw: dataRaw } = workload.shape
+  const parts = (data?: BlockDriver) => ({
+    ...options,
+    ...(sectors > 0 ? { backing: new BlockDevice(Memory.from(bytes)) } : {}),
+    ...(dataName !== undefined && data ? { dataFile: new BlockDevice(data) } : {}),
+  })
+  const data = new Memory(dataRaw ? workload.size : 0)
+  const { disk: fresh, image: empty } = await makeImage(start, { ...workload.shape, size: workload.size }, parts(data))
   const { clusterSize } = empty
   const full = workload.full ?? 0
   const first = new Uint8Array(full)
   for (let at = 0; at < first.length; at += SECTOR) stamp(first.subarray(at, at + SECTOR), at / SECTOR, FIRST_VERSION)
   await fresh.write(0, bytesVec(first))
   await fresh.close()
-  const content = new Uint8Array(start.size)
-  await new BlockDevice(start).read(0, bytesVec(content))
-  const recorder = new Recorder(content, random)
+  const media = dataName === undefined ? [start] : [start, data]
+  const [recorder, ...beside] = recordTogether(await Promise.all(media.map(contentOf)), random) as [
+    Recorder,
+    ...Recorder[],
+  ]
   const model = new DiskModel(workload.size, (sector) =>
     sector * SECTOR < full ? FIRST_VERSION : sector < sectors ? backingVersion(sector) : 0,
   )
-  const { disk } = await openImage(recorder, { ...backed(), ...plant })
+  const { disk } = await openImage(recorder, { ...parts(beside.at(0)), ...plant })
   const owner = workload.owner?.({ disk, recorder, model, random })
   await owner?.begin?.()
   const guest = { disk, recorder, model, random, clusterSize, ...workload }
@@ -323,15 +358,29 @@ export async function record(workload: Workload, seed: number, plant: Partial<Qc
     qemu: 'qcow2',
     repairable: (bytes) => (bytes[79]! & 1) !== 0, // the dirty bit of lazy refcounts
     ...(sectors > 0 ? { backing: { name: 'backing', bytes } } : {}),
-    open: async (medium) => {
+    ...(dataName === undefined ? {} : { beside: [dataName] }),
+    open: async (medium, data) => {
       const before = await damage(medium)
       if (before.length > 0) throw new Error(before.join('; '))
-      return (await openImage(medium, { ...backed() })).disk
+      return (await openImage(medium, parts(data))).disk
     },
     check: (medium) => damage(medium, true),
-    ...(owner === undefined ? {} : { inspect: (disk: BlockDevice, now: number) => owner.inspect(disk, now) }),
+    inspect: async (disk: BlockDevice, now: number) => {
+      const wrong = await owner?.inspect(disk, now)
+      if (wrong !== undefined || !dataRaw) return wrong
+      // Whoever knows nothing of qcow2 reads the disk in the data file.
+      const raw = await contentOf(((disk.driver as ImageDevice).image as Qcow2Image).dataFile!)
+      const torn = judge(raw.subarray(0, disk.size), model.allowed(now))
+      return torn === undefined ? undefined : `the raw data file: ${torn}`
+    },
   }
-  return { recorder, model, subject }
+  return { recorder, beside, model, subject, closed: recorder.now }
+}
+
+async function contentOf(medium: BlockDriver): Promise<Uint8Array> {
+  const content = new Uint8Array(medium.size)
+  await medium.read(0, bytesVec(content))
+  return content
 }
 
 /** What a check finds corrupt; with `repair`, leaks are repaired and must then be gone. */

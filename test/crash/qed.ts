@@ -64,6 +64,7 @@ export async function recordQed(
   return {
     recorder,
     model,
+    closed: recorder.now,
     subject: {
       name: `${format}${backed ? ' over a backing file' : ''} (seed ${seed})`,
       ...(format === 'qed' ? { qemu: 'qed' } : {}),

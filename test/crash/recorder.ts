@@ -122,6 +122,16 @@ export class Recorder implements BlockDriver {
   }
 }
 
+/** Media that count moments together: a power cut meets all of them at the same one, and a flush covers only its own. */
+export function recordTogether(starts: readonly Uint8Array[], later?: Random): Recorder[] {
+  let now = 0
+  return starts.map((start) => {
+    const recorder = new Recorder(start, later)
+    Object.defineProperty(recorder, 'now', { get: () => now, set: (value: number) => (now = value) })
+    return recorder
+  })
+}
+
 /** Walks through the moments of a recording, in order, and makes crash states of each. */
 export class Replay {
   readonly #recorder: Recorder
