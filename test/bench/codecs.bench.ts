@@ -131,6 +131,8 @@ async function inChromium(inputs: Inputs, wanted: readonly string[]): Promise<Ro
     platform: 'browser',
     conditions: ['browser'],
     target: 'es2022',
+    // Where @bokuweb/zstd-wasm would look beside itself, and asks even when it is told where to.
+    define: { 'import.meta.url': 'location.href' },
   })
   const all = [inputs.data, inputs.deflatedWhole, inputs.zstdWhole, ...inputs.deflated, ...inputs.zstd]
   const answers: Record<string, [type: string, body: string | Buffer]> = {
