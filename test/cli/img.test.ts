@@ -54,6 +54,8 @@ describe('help', () => {
       const own = await run(`${verb} --help`)
       expect(own.status).toBe(0)
       expect(own.out).toMatch(new RegExp(`^usage: block86 img ${verb} `))
+      const [synopsis] = own.out.split('\n\n')
+      expect(synopsis!.split('\n').filter((line) => line.length > 80)).toEqual([])
       expect(own.err).toBe('')
     }
   })

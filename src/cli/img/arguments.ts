@@ -4,6 +4,7 @@ import { getopt, type Option, type Parsed, UsageError } from '../getopt.ts'
 import { parseObjects } from '../objects.ts'
 import { parseSize } from '../units.ts'
 import { type Console, Failure, Helped, misuse, PROGRAM } from './console.ts'
+import { fitted } from './usage.ts'
 
 /** Options that every verb has. */
 export const COMMON: readonly Option[] = [
@@ -22,7 +23,7 @@ export function parse(argv: readonly string[], options: readonly Option[], usage
     throw error
   }
   if (parsed.has('help')) {
-    console.out.write(usage)
+    console.out.write(fitted(usage, console.terminal?.columns))
     throw new Helped()
   }
   console.objects = parseObjects(parsed.all('object'))
