@@ -202,8 +202,7 @@ class Conversion {
     const args = this.#args
     const cache = cacheMode(args.last('source-cache') ?? 'writeback', 'source cache')
     cacheMode(args.last('cache') ?? 'unsafe', 'cache')
-    const codecs = this.#codecs()
-    const flags: Flags = { readOnly: true, cache, forceShare: args.has('force-share'), bulk: true, codecs }
+    const flags: Flags = { readOnly: true, cache, forceShare: args.has('force-share'), bulk: true }
     for (const name of this.#names) {
       this.#sources.push(await openGiven(this.#console, name, args.last('format'), flags, args.has('image-opts')))
     }
@@ -323,13 +322,8 @@ class Conversion {
       readOnly: false,
       cache,
       bulk: true,
-      codecs: this.#codecs(),
+      ...(this.#args.has('compress') ? { codecs: (this.#pool ??= codecPool()) } : {}),
     }
-  }
-
-  /** Codecs of other threads, which start when they are needed. */
-  #codecs(): CodecPool {
-    return (this.#pool ??= codecPool())
   }
 
   /** A plain file as a plain file, with shared space, where the file system has that. */

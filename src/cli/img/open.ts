@@ -1,5 +1,4 @@
 /** Opens images and their chains for the `img` verbs, and keeps what these tell about them. */
-import { inflateRaw } from 'node:zlib'
 import { host } from '#host'
 import { asDevice, type BlockDevice, type BlockDriver } from '../../block/device.ts'
 import type { CacheMode } from '../../block/disk.ts'
@@ -36,7 +35,7 @@ export interface Flags {
   readonly bulk?: boolean
   /** A raw image may have any size. */
   readonly exact?: boolean
-  /** Compresses and decompresses in other threads. */
+  /** Compresses in other threads. */
   readonly codecs?: CodecPool
   /** How requests reach the kernel; default threads, `auto`: the best that works. */
   readonly aio?: 'threads' | 'io_uring' | 'native' | 'auto'
@@ -357,17 +356,7 @@ function openDriver(
   const wanted = { name, readOnly, gate, options, ...(backing === undefined ? {} : { backing }) }
   if (flags.codecs === undefined || format.name !== 'qcow2') return format.open(file, wanted)
   const { deflateWithin, zstdCompressWithin } = flags.codecs
-  return openQcow2With({ ...codecs, deflateWithin, zstdCompressWithin, inflateLater }, file, wanted)
-}
-
-/** On a thread of Node's pool: a message to a worker and back would cost as much as is gained. */
-function inflateLater(input: Uint8Array, most: number): Promise<Uint8Array> {
-  return new Promise((resolve, reject) => {
-    inflateRaw(input, { chunkSize: Math.max(most, 64), maxOutputLength: most }, (error, bytes) => {
-      if (error) reject(error)
-      else resolve(bytes)
-    })
-  })
+  return openQcow2With({ ...codecs, deflateWithin, zstdCompressWithin }, file, wanted)
 }
 
 /** The name of a backing file, which is relative to the image's own folder; the text as it will be shown. */

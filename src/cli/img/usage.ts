@@ -4,19 +4,21 @@
 const COLUMNS = 80
 /** Longer lines are hard to read. */
 const MOST = 110
+const INDENT = '         '
 
 /** A usage text whose synopsis, and whose lines of prose, fit `columns`; what stands in columns of its own stays as it is. */
 export function fitted(usage: string, columns = COLUMNS): string {
   const width = Math.min(columns, MOST)
   const [synopsis, ...rest] = usage.split('\n\n')
   const start = /^usage: block86 img \S+ /.exec(synopsis!)?.[0] ?? ''
-  const words = synopsis!.slice(start.length).match(/\[(?:[^[\]]|\[[^\]]*\])*\]|\S+/g) ?? []
+  const groups = synopsis!.slice(start.length).match(/\[(?:[^[\]]|\[[^\]]*\])*\]|\S+/g) ?? []
+  const words = groups.flatMap((group) => (group.length + INDENT.length > width ? group.split(/\s+/) : group))
   const paragraphs = rest.map((text) => {
     const prose = !/^ /m.test(text) && text.split('\n').some((line) => line.length > width)
     return prose ? broken(text.trimEnd().split(/\s+/), '', '', width) + (text.endsWith('\n') ? '\n' : '') : text
   })
   const end = rest.length === 0 && usage.endsWith('\n') ? '\n' : ''
-  return [broken(words, start, '         ', width) + end, ...paragraphs].join('\n\n')
+  return [broken(words, start, INDENT, width) + end, ...paragraphs].join('\n\n')
 }
 
 function broken(words: readonly string[], start: string, indent: string, width: number): string {

@@ -4,13 +4,11 @@ import type { BlockDevice } from '../../device.ts'
 import { BlockError } from '../../error.ts'
 import { bytesVec } from '../../iovec.ts'
 import { readPadded } from '../../mover.ts'
-import { after, type Now, rescue } from '../../now.ts'
+import { after, type Now } from '../../now.ts'
 import type { Header } from './header.ts'
 
-/** What of the codecs compressed clusters need; packing, and inflating if so wished, may be done elsewhere, and take its time. */
+/** What of the codecs compressed clusters need; packing may be done elsewhere, and take its time. */
 export type ClusterCodecs = Pick<Codecs, 'inflateInto' | 'zstdDecompressInto'> & {
-  /** For long copies, in another thread: a raw deflate stream of at most `most` bytes; what follows it is not looked at. */
-  inflateLater?(input: Uint8Array, most: number): Promise<Uint8Array>
   deflateWithin(...args: Parameters<Codecs['deflateWithin']>): Now<Uint8Array | undefined>
   zstdCompressWithin(...args: Parameters<Codecs['zstdCompressWithin']>): Now<Uint8Array | undefined>
 }
@@ -65,31 +63,19 @@ export class Packer {
     if (kept !== undefined) return kept
     const codecs = this.#need()
     const input = new Uint8Array(place.length)
-    const here = () => this.#unpackHere(codecs, place, input)
     return after(readPadded(this.#file, place.at, bytesVec(input)), () => {
-      if (codecs.inflateLater === undefined || this.#type === 'zstd') return this.#keep(place, here())
-      // What cannot be inflated there is looked at here: a stream may go on after the cluster is full.
-      const unpacked = rescue(() => codecs.inflateLater!(input, this.#clusterSize), here)
-      return after(unpacked, (output) => this.#keep(place, output))
+      const output = new Uint8Array(this.#clusterSize)
+      let length = 0
+      try {
+        length = this.#type === 'zstd' ? codecs.zstdDecompressInto(input, output) : codecs.inflateInto(input, output)
+      } catch (error) {
+        throw this.#damaged(place, error as CodecError)
+      }
+      if (length !== output.length) throw this.#damaged(place)
+      this.#kept.set(place.at, output)
+      if (this.#kept.size > KEPT) this.#kept.delete(this.#kept.keys().next().value!)
+      return output
     })
-  }
-
-  #unpackHere(codecs: ClusterCodecs, place: PackedPlace, input: Uint8Array): Uint8Array {
-    const output = new Uint8Array(this.#clusterSize)
-    let length = 0
-    try {
-      length = this.#type === 'zstd' ? codecs.zstdDecompressInto(input, output) : codecs.inflateInto(input, output)
-    } catch (error) {
-      throw this.#damaged(place, error as CodecError)
-    }
-    return length === output.length ? output : output.subarray(0, length)
-  }
-
-  #keep(place: PackedPlace, output: Uint8Array): Uint8Array {
-    if (output.length !== this.#clusterSize) throw this.#damaged(place)
-    this.#kept.set(place.at, output)
-    if (this.#kept.size > KEPT) this.#kept.delete(this.#kept.keys().next().value!)
-    return output
   }
 
   /** Compresses a whole cluster; undefined when nothing is gained. */
