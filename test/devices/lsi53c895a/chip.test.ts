@@ -4,6 +4,7 @@ import { kicks } from '../../../src/block/turn.ts'
 import * as reg from '../../../src/devices/lsi53c895a/registers.ts'
 import { microtasks } from '../machine.ts'
 import {
+  abortTask,
   BUFFER,
   type Chip,
   io,
@@ -858,14 +859,10 @@ describe('disconnection and reselection', () => {
   test('ABORT TASK takes one of two back; the other completes', async () => {
     const chip = ready(machine())
     chip.faulty.hold()
-    chip.put(SCRATCH, 0xc0, 0x20, 1, 0x0d)
     chip.run(
       ...slowRead(chip, 1, 16),
       ...slowRead(chip, 2, 32),
-      s.selectAtn(3),
-      s.modify(reg.SCNTL2, 'and', 0x7f),
-      s.move(4, SCRATCH, s.MSG_OUT),
-      s.waitDisconnect(),
+      ...abortTask(chip, 1),
       ...takeReselection(TABLE, BUFFER),
       s.int(0x66),
     )

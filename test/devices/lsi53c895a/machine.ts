@@ -131,6 +131,12 @@ export function slowRead(chip: Chip, tag: number, lba: number): (readonly number
   ]
 }
 
+/** Takes the command of a {@link slowRead} back by ABORT TASK. */
+export function abortTask(chip: Chip, tag: number): (readonly number[])[] {
+  chip.put(SCRATCH, 0xc0, 0x20, tag, 0x0d)
+  return [s.selectAtn(3), s.modify(reg.SCNTL2, 'and', 0x7f), s.move(4, SCRATCH, s.MSG_OUT), s.waitDisconnect()]
+}
+
 export const takeReselection = (at: number, buffer: number) => [
   s.waitReselect(),
   s.move(1, at, s.MSG_IN),

@@ -5,6 +5,7 @@ import { fieldsOf } from '../../../src/devices/scsi/saved.ts'
 import { seeded } from '../../random.ts'
 import { microtasks } from '../machine.ts'
 import {
+  abortTask,
   BUFFER,
   type Chip,
   io,
@@ -136,15 +137,7 @@ test('a write in the middle, its bytes partly with the host', async () => {
 test('an abort that waits for the host', async () => {
   const chip = ready(machine())
   chip.faulty.hold()
-  chip.put(SCRATCH, 0xc0, 0x20, 1, 0x0d)
-  chip.run(
-    ...slowRead(chip, 1, 16),
-    s.selectAtn(3),
-    s.modify(reg.SCNTL2, 'and', 0x7f),
-    s.move(4, SCRATCH, s.MSG_OUT),
-    s.waitDisconnect(),
-    s.int(0x44),
-  )
+  chip.run(...slowRead(chip, 1, 16), ...abortTask(chip, 1), s.int(0x44))
   await microtasks()
   const other = again(chip)
   await other.stopped()
@@ -272,15 +265,7 @@ test('drain: nothing to wait for at rest; with commands under way until the host
 test('drain: a read that was aborted and never ends is nothing to wait for', async () => {
   const chip = ready(machine())
   chip.faulty.hold()
-  chip.put(SCRATCH, 0xc0, 0x20, 1, 0x0d)
-  chip.run(
-    ...slowRead(chip, 1, 16),
-    s.selectAtn(3),
-    s.modify(reg.SCNTL2, 'and', 0x7f),
-    s.move(4, SCRATCH, s.MSG_OUT),
-    s.waitDisconnect(),
-    s.int(0x44),
-  )
+  chip.run(...slowRead(chip, 1, 16), ...abortTask(chip, 1), s.int(0x44))
   expect(chip.r32(reg.DSPS)).toBe(0x44)
   await microtasks()
   expect(chip.faulty.held).toBe(1)
