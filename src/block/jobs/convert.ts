@@ -324,26 +324,27 @@ class Copy {
 
   async #sparse(at: number, bytes: Uint8Array): Promise<void> {
     const { zeroFrom = Number.POSITIVE_INFINITY } = this.#options
+    const unit = this.#unit
+    const { length } = bytes
     const later: Now<void>[] = []
-    for (let start = 0; start < bytes.length; ) {
-      const zero = isZero(bytes, start, this.#end(at, start, bytes.length))
-      let end = this.#end(at, start, bytes.length)
-      while (end < bytes.length) {
-        const next = this.#end(at, end, bytes.length)
-        if (isZero(bytes, end, next) !== zero) break
-        end = next
+    // Units lie where the target's do; the first and the last of the buffer may be parts of one.
+    let end = Math.min(unit - (at % unit), length)
+    let zero = isZero(bytes, 0, end)
+    for (let start = 0; start < length; ) {
+      let next = zero
+      while (end < length) {
+        const last = Math.min(end + unit, length)
+        next = isZero(bytes, end, last)
+        if (next !== zero) break
+        end = last
       }
       if (!zero) later.push(this.#write(at + start, bytes.subarray(start, end)))
       else if (at + start < zeroFrom) later.push(this.#zero(at + start, end - start))
       start = end
+      end = Math.min(end + unit, length)
+      zero = next
     }
     await Promise.all(later)
-  }
-
-  /** End of the unit that byte `start` of the buffer is in; units lie where the target's do. */
-  #end(at: number, start: number, length: number): number {
-    const unit = this.#unit
-    return Math.min(start + unit - ((at + start) % unit), length)
   }
 
   async #pack(at: number, bytes: Uint8Array): Promise<void> {
