@@ -5,6 +5,7 @@ import { bytesVec } from '../../../src/block/iovec.ts'
 import { openImage } from '../../../src/block/open.ts'
 import { libc } from '../../../src/block/protocols/node/libc.ts'
 import { Mapped, mapped } from '../../../src/block/protocols/node/mapped.ts'
+import { Addresses } from '../../../src/block/protocols/node/vector.ts'
 import { outcome, same } from '../../conformance/driver.ts'
 import { temporaryFolder } from '../../tools.ts'
 
@@ -20,7 +21,7 @@ function make(name: string, content: Uint8Array, at = 0) {
   const path = folder.file(name)
   const fd = fs.openSync(path, 'w+')
   fs.writeSync(fd, content, 0, content.length, at)
-  return { path, fd, map: new Mapped(calls!, fd, 1) }
+  return { path, fd, map: new Mapped(calls!, new Addresses(calls!), fd, 1) }
 }
 
 /** Whether the process has the file mapped. */
@@ -71,6 +72,8 @@ describe.runIf(calls !== undefined)('long reads from a mapping', () => {
     expect(read(WINDOW, 32 * KIB)).toBe(false)
     expect(read(WINDOW - 512 * KIB, 1024 * KIB)).toBe(false)
     expect(read(0, 2048 * KIB)).toBe(false)
+    const pieces = Array.from({ length: 16 }, () => new Uint8Array(4 * KIB))
+    expect(map.read(WINDOW, bytesVec(...pieces))).toBe(false)
     map.close()
     fs.closeSync(fd)
   })
@@ -95,7 +98,8 @@ describe.runIf(calls !== undefined)('long reads from a mapping', () => {
 
   test('are left out where mincore would not tell the truth', () => {
     const { path, fd } = make('other', pattern(100, 1))
-    expect(mapped(calls!, fd, 100)).toBeDefined()
+    const addresses = new Addresses(calls!)
+    expect(mapped(calls!, addresses, fd, 100)).toBeDefined()
     const lying = {
       ...calls!,
       mincore(_at: number, _length: number, pages: Uint8Array) {
@@ -103,9 +107,9 @@ describe.runIf(calls !== undefined)('long reads from a mapping', () => {
         return 0
       },
     }
-    expect(mapped(lying, fd, 100)).toBe(undefined)
+    expect(mapped(lying, addresses, fd, 100)).toBe(undefined)
     const proc = fs.openSync('/proc/self/maps', 'r')
-    expect(mapped(calls!, proc, 100)).toBe(undefined)
+    expect(mapped(calls!, addresses, proc, 100)).toBe(undefined)
     for (const one of [fd, proc]) fs.closeSync(one)
     expect(isMapped(path)).toBe(false)
   })

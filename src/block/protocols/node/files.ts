@@ -185,7 +185,10 @@ async function driver(path: string, fd: number, stat: fs.Stats, options: FileOpt
     engine,
     align,
     immediate,
-    mapped: immediate === undefined || medium.kind !== 'file' ? undefined : mapped(immediate.libc, fd, medium.size),
+    mapped:
+      immediate === undefined || medium.kind !== 'file'
+        ? undefined
+        : mapped(immediate.libc, immediate.addresses, fd, medium.size),
     libc: calls,
     readMax: options.readMax ?? READ_MAX,
     tail: tailOf(path, fd, readOnly),

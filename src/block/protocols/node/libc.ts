@@ -28,8 +28,8 @@ export interface Libc {
   /** Maps bytes of an open file for reading; the address of the first, or minus the error number. */
   mapFile(fd: number, at: number, length: number): number
   unmap(address: number, length: number): Result
-  /** The memory from `address` on, which must stay mapped as long as the buffer is used. */
-  view(address: number, length: number): ArrayBuffer
+  /** memcpy(3). */
+  copy(to: number, from: number, length: number): void
   /** Asks for large pages where the memory has none yet; of no effect on a kernel without them. */
   preferLargePages(address: number, length: number): void
   /** mincore(2): the lowest bit of a byte for each page says whether it is in memory. */
@@ -230,6 +230,7 @@ function bind(koffi: Koffi): Libc {
   const munmap = library.func('int munmap(uintptr_t address, size_t length)')
   const madvise = library.func('int madvise(uintptr_t address, size_t length, int advice)')
   const pageSize = library.func('int getpagesize()')()
+  const memcpy = library.func('uintptr_t memcpy(uintptr_t to, uintptr_t from, size_t length)')
   const mincore = library.func('int mincore(uintptr_t address, size_t length, void *pages)')
   const close = library.func('int close(int fd)')
   const getrusage = library.func('int getrusage(int who, void *usage)')
@@ -280,7 +281,7 @@ function bind(koffi: Koffi): Libc {
       return place === MAP_FAILED ? -koffi.errno() : Number(place)
     },
     unmap: (address, length) => result(munmap(address, length)),
-    view: (address, length) => koffi.view(BigInt(address), length),
+    copy: (to, from, length) => void memcpy(to, from, length),
     preferLargePages(address, length) {
       const start = Math.ceil(address / pageSize) * pageSize
       const end = Math.floor((address + length) / pageSize) * pageSize

@@ -3,6 +3,7 @@ import fs from 'node:fs'
 import { isMainThread } from 'node:worker_threads'
 import type { IoVec } from '../../iovec.ts'
 import type { Libc } from './libc.ts'
+import type { Addresses } from './vector.ts'
 
 /** Shortest read that is worth it, bytes. */
 export const MAPPED_MIN = 64 << 10
@@ -12,6 +13,8 @@ const MAPPED_MAX = 1 << 20
 const WINDOW = 64 << 20
 /** Most windows of a file: 8 GiB, and 16 MiB of page tables. */
 const WINDOWS_MAX = 128
+/** Shortest piece of memory, on average, for which the calls are worth it, bytes. */
+const PIECE_MIN = 16 << 10
 /** Reads of a window's bytes before it is mapped. */
 const READS_MIN = 32
 
@@ -21,8 +24,8 @@ const LOCAL: readonly number[] = [0xef53, 0x58465342, 0x9123683e, 0xf2f52010, 0x
 interface Window {
   /** How often it was wanted before it was mapped. */
   reads: number
+  /** Address of its first byte; 0 if it is not mapped. */
   address: number
-  bytes: Uint8Array | undefined
   /** When it was used last, in reads. */
   used: number
 }
@@ -37,6 +40,7 @@ interface Window {
  */
 export class Mapped {
   readonly #libc: Libc
+  readonly #addresses: Addresses
   readonly #fd: number
   readonly #readsMin: number
   readonly #windows = new Map<number, Window>()
@@ -45,8 +49,9 @@ export class Mapped {
   #reads = 0
 
   /** `readsMin`: how often a window must be wanted. */
-  constructor(libc: Libc, fd: number, readsMin = READS_MIN) {
+  constructor(libc: Libc, addresses: Addresses, fd: number, readsMin = READS_MIN) {
     this.#libc = libc
+    this.#addresses = addresses
     this.#fd = fd
     this.#readsMin = readsMin
   }
@@ -57,19 +62,20 @@ export class Mapped {
     if (length < MAPPED_MIN || length > MAPPED_MAX) return false
     const index = Math.floor(at / WINDOW)
     const within = at - index * WINDOW
-    if (within + length > WINDOW) return false
+    const views = into.views()
+    if (within + length > WINDOW || views.length * PIECE_MIN > length) return false
     const window = this.#windows.get(index) ?? this.#add(index)
     window.used = ++this.#reads
-    if (window.bytes === undefined && (++window.reads < this.#readsMin || !this.#map(index, window))) return false
+    if (window.address === 0 && (++window.reads < this.#readsMin || !this.#map(index, window))) return false
     if (at + length > this.#libc.end(this.#fd)) return false
     const { pageSize } = this.#libc
     const start = within - (within % pageSize)
     const pages = Math.ceil((within + length - start) / pageSize)
     if (this.#libc.mincore(window.address + start, pages * pageSize, this.#pages) < 0) return false
     for (let page = 0; page < pages; page++) if ((this.#pages[page]! & 1) === 0) return false
-    let from = within
-    for (const view of into.views()) {
-      view.set(window.bytes!.subarray(from, from + view.length))
+    let from = window.address + within
+    for (const view of views) {
+      this.#libc.copy(this.#addresses.of(view), from, view.length)
       from += view.length
     }
     return true
@@ -82,10 +88,10 @@ export class Mapped {
   }
 
   #add(index: number): Window {
-    const window = { reads: 0, address: 0, bytes: undefined, used: 0 }
+    const window = { reads: 0, address: 0, used: 0 }
     // Those that are counted only are forgotten now and then.
     if (this.#windows.size >= 16 * WINDOWS_MAX) {
-      for (const [key, { bytes }] of this.#windows) if (bytes === undefined) this.#windows.delete(key)
+      for (const [key, { address }] of this.#windows) if (address === 0) this.#windows.delete(key)
     }
     this.#windows.set(index, window)
     return window
@@ -96,12 +102,6 @@ export class Mapped {
     if (this.#mapped >= WINDOWS_MAX) this.#unmapOldest()
     const address = this.#libc.mapFile(this.#fd, index * WINDOW, WINDOW)
     if (address < 0) return false
-    try {
-      window.bytes = new Uint8Array(this.#libc.view(address, WINDOW))
-    } catch {
-      this.#libc.unmap(address, WINDOW) // a build of V8 without buffers outside of its own memory
-      return false
-    }
     window.address = address
     this.#mapped++
     return true
@@ -110,15 +110,15 @@ export class Mapped {
   #unmapOldest(): void {
     let oldest: Window | undefined
     for (const window of this.#windows.values()) {
-      if (window.bytes !== undefined && (oldest === undefined || window.used < oldest.used)) oldest = window
+      if (window.address !== 0 && (oldest === undefined || window.used < oldest.used)) oldest = window
     }
     if (oldest !== undefined) this.#unmap(oldest)
   }
 
   #unmap(window: Window): void {
-    if (window.bytes === undefined) return
-    window.bytes = undefined
+    if (window.address === 0) return
     this.#libc.unmap(window.address, WINDOW)
+    window.address = 0
     this.#mapped--
   }
 }
@@ -127,7 +127,7 @@ export class Mapped {
  * The windows of the open file `fd` of `size` bytes; undefined where mincore(2) does not tell the truth, or pages may not be
  * those that are written.
  */
-export function mapped(libc: Libc, fd: number, size: number): Mapped | undefined {
+export function mapped(libc: Libc, addresses: Addresses, fd: number, size: number): Mapped | undefined {
   // What is mapped keeps the file's locks, and nobody unmaps it when a thread is terminated.
   if (!isMainThread) return undefined
   try {
@@ -143,5 +143,5 @@ export function mapped(libc: Libc, fd: number, size: number): Mapped | undefined
   const pages = Uint8Array.of(1)
   const asked = libc.mincore(address, pageSize, pages)
   libc.unmap(address, pageSize)
-  return asked < 0 || (pages[0]! & 1) !== 0 ? undefined : new Mapped(libc, fd)
+  return asked < 0 || (pages[0]! & 1) !== 0 ? undefined : new Mapped(libc, addresses, fd)
 }
