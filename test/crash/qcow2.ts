@@ -356,7 +356,7 @@ export async function record(workload: Workload, seed: number, plant: Partial<Qc
   const subject: Subject = {
     name: `qcow2, ${workload.name} (seed ${seed})`,
     qemu: 'qcow2',
-    repairable: (bytes) => (bytes[79]! & 1) !== 0, // the dirty bit of lazy refcounts
+    repairable: (bytes) => bytes[7] === 3 && (bytes[79]! & 1) !== 0, // version 3: the dirty bit of lazy refcounts
     ...(sectors > 0 ? { backing: { name: 'backing', bytes } } : {}),
     ...(dataName === undefined ? {} : { beside: [dataName] }),
     open: async (medium, data) => {
