@@ -1,7 +1,12 @@
 /** What `block86 img` does that no other program shows: at a terminal, with its pictures, and with what it refuses. */
 import fs from 'node:fs'
+import { type AddressInfo, createServer } from 'node:net'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { BlockDevice } from '../../src/block/device.ts'
+import { createQcow2 } from '../../src/block/formats/qcow2/create.ts'
+import { bytesVec } from '../../src/block/iovec.ts'
+import { Memory } from '../../src/block/protocols/memory.ts'
 import { runImg } from '../../src/cli/img/index.ts'
 import { prettyJson } from '../../src/cli/img/json.ts'
 import { Progress } from '../../src/cli/img/progress.ts'
@@ -184,5 +189,47 @@ describe('map --picture', () => {
       else if (!self) open.push(name!)
     }
     expect(open).toEqual([])
+  })
+})
+
+describe('an image that names a json: data file (CVE-2024-4467)', () => {
+  const secret = 'what nobody may see'
+
+  test.each([
+    'info evil.qcow2',
+    'info --output=json evil.qcow2',
+    'check evil.qcow2',
+    'convert -O raw evil.qcow2 seen.raw',
+  ])('%s opens nothing that it names', async (line) => {
+    // Opened in any way, this would be heard of.
+    let heard = 0
+    const server = createServer((socket) => {
+      heard++
+      socket.destroy()
+    })
+    await new Promise<void>((listening) => server.listen(0, '127.0.0.1', listening))
+    try {
+      fs.writeFileSync('secret', secret)
+      const { port } = server.address() as AddressInfo
+      for (const named of [
+        'json:{"driver":"file","filename":"secret"}',
+        `json:{"driver":"nbd","server":{"type":"inet","host":"127.0.0.1","port":"${port}"}}`,
+        `json:{"driver":"qcow2","file":{"driver":"nbd","host":"127.0.0.1","port":"${port}"}}`,
+      ]) {
+        const medium = new Memory(0)
+        await createQcow2(new BlockDevice(medium), { name: 'evil', size: 1 << 20, dataFile: named })
+        const bytes = new Uint8Array(medium.size)
+        medium.read(0, bytesVec(bytes))
+        fs.writeFileSync('evil.qcow2', bytes)
+        const { out, err, status } = await run(line)
+        expect(status).toBe(1)
+        expect(err).toMatch(/Could not open 'evil\.qcow2': Unknown protocol 'json'/)
+        expect(out).not.toContain(secret)
+        expect(fs.existsSync('seen.raw')).toBe(false)
+      }
+      expect(heard).toBe(0)
+    } finally {
+      await new Promise((closed) => server.close(closed))
+    }
   })
 })

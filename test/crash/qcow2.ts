@@ -130,6 +130,9 @@ const bitmaps: MakeOwner = ({ disk, recorder }) => {
   }
 }
 
+/** More than any disk that is resized here ever had. */
+const LARGEST = 512 * KB
+
 /** Shrinks and grows the disk. */
 const resizes: MakeOwner = ({ disk, recorder, model, random }) => {
   const sizes = [{ size: disk.size, start: -1, end: -1 }]
@@ -149,9 +152,14 @@ const resizes: MakeOwner = ({ disk, recorder, model, random }) => {
         if (start >= now) break
         allowed = end < now ? [size] : [...allowed, size]
       }
-      return allowed.includes(disk.size)
-        ? undefined
-        : `the disk has ${disk.size} bytes, allowed are ${allowed.join(', ')}`
+      const { size } = disk
+      if (!allowed.includes(size)) return `the disk has ${size} bytes, allowed are ${allowed.join(', ')}`
+      // What was cut off does not come back, even where the power failed between the change of size and the rest of it.
+      await disk.resize(LARGEST)
+      const more = new Uint8Array(LARGEST - size)
+      await disk.read(size, bytesVec(more))
+      const shown = more.findIndex((byte) => byte !== 0)
+      return shown < 0 ? undefined : `grown again, the disk shows ${more[shown]} at ${size + shown}`
     },
   }
 }

@@ -55,6 +55,39 @@ driverConformance({
   },
 })
 
+test.skipIf(process.platform !== 'linux')(
+  'a temporary file has no name that another could take or follow, and only its owner may open it (CVE-2012-2652)',
+  async () => {
+    const before = process.env.TMPDIR
+    const own = fs.mkdtempSync(path.join(folder, 'tmp-'))
+    try {
+      process.env.TMPDIR = own
+      const file = await host.temporaryFile()
+      expect(fs.readdirSync(own)).toEqual([])
+      const held = fs.readdirSync('/proc/self/fd').filter((fd) => linkOf(`/proc/self/fd/${fd}`).startsWith(own))
+      expect(held).toHaveLength(1)
+      expect(linkOf(`/proc/self/fd/${held[0]}`)).toMatch(/ \(deleted\)$/)
+      expect(fs.fstatSync(Number(held[0])).mode & 0o777).toBe(0o600)
+      await file.close!()
+      // Where none can be made there, none is made elsewhere.
+      process.env.TMPDIR = path.join(own, 'none')
+      expect(await outcome(() => host.temporaryFile())).toBe('ENOENT')
+    } finally {
+      if (before === undefined) delete process.env.TMPDIR
+      else process.env.TMPDIR = before
+    }
+  },
+)
+
+/** Where a link leads; nowhere if it is gone. */
+function linkOf(name: string): string {
+  try {
+    return fs.readlinkSync(name)
+  } catch {
+    return ''
+  }
+}
+
 describe('opening a file', () => {
   test.each([
     ['a missing file', () => path.join(folder, 'none.img'), 'ENOENT', /none\.img: there is no such file/],

@@ -311,6 +311,11 @@ export class Qcow2Image implements Image {
     )
   }
 
+  /**
+   * The size first, and durable: a power cut in between leaves the disk whole, with the one size or the other. What is then still
+   * mapped behind its end goes when the disk grows again. The other way round its end would be lost though its size is not, and
+   * a backing file's bytes might show there.
+   */
   async #shrink(size: number): Promise<void> {
     const { header, clusterSize, clusters, commit } = this
     const first = Math.ceil(size / clusterSize) * clusterSize
