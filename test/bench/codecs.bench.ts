@@ -171,10 +171,10 @@ async function inChromium(inputs: Inputs, wanted: readonly string[]): Promise<Ro
 
 function print(host: string, rows: readonly Row[]): void {
   const line = (first: string, ...cells: readonly string[]) =>
-    console.log(`| ${first.padEnd(38)} | ${cells.map((cell) => cell.padStart(15)).join(' | ')} |`)
+    console.log(`| ${first.padEnd(40)} | ${cells.map((cell) => cell.padStart(15)).join(' | ')} |`)
   const node = host === 'Node'
   line('MB/s', 'crate', ...(node ? ['face', 'Node'] : []), 'npm', 'which'.padStart(19))
-  line('-'.repeat(38), ...Array(node ? 4 : 2).fill(`${'-'.repeat(14)}:`), `${'-'.repeat(18)}:`)
+  line('-'.repeat(40), ...Array(node ? 4 : 2).fill(`${'-'.repeat(14)}:`), `${'-'.repeat(18)}:`)
   const cell = (speed: number | string | undefined) => (typeof speed === 'number' ? speed.toFixed(0) : (speed ?? ''))
   for (const { task, unit, npm, speeds } of rows)
     line(
