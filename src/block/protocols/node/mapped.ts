@@ -7,8 +7,8 @@ import type { Addresses } from './vector.ts'
 
 /** Shortest read that is worth it, bytes. */
 export const MAPPED_MIN = 64 << 10
-/** Longest that is taken, bytes. */
-const MAPPED_MAX = 1 << 20
+/** Longest that is taken, bytes: pages that are touched for the first time cost a fault each few, up to 2 ms for 1 MiB. */
+const MAPPED_MAX = 256 << 10
 /** Bytes that are mapped together: giving up so many pages must not take long either. */
 const WINDOW = 64 << 20
 /** Most windows of a file: 8 GiB, and 16 MiB of page tables. */
