@@ -3,7 +3,6 @@ import { spawn } from 'node:child_process'
 import { existsSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import net from 'node:net'
 import path from 'node:path'
-import v8 from 'node:v8'
 import { BlockError } from '../../block/error.ts'
 import { listExports } from '../../block/protocols/nbd/negotiate.ts'
 import { type NbdServerOptions, serveNbd } from '../../block/protocols/nbd/server.ts'
@@ -211,9 +210,6 @@ function count(text: string): number {
 
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
 
-/** How long after its first client has chosen an export a server does without V8's optimizing compiler, milliseconds. */
-const PLAIN_FOR = 3000
-
 class Server {
   readonly #args: Parsed
   readonly #objects: Objects
@@ -223,7 +219,6 @@ class Server {
   readonly #server: net.Server
   readonly #shared: number
   #end: (() => void) | undefined
-  #optimizes: NodeJS.Timeout | undefined
   #options: NbdServerOptions = { exports: [] }
 
   constructor(args: Parsed, objects: Objects, console: Console) {
@@ -252,8 +247,6 @@ class Server {
       if (pidFile !== undefined) writeFileSync(pidFile, `${process.pid}\n`)
       if (process.env[READY] !== undefined) process.stdout.write('ready\n')
       await ended
-      clearTimeout(this.#optimizes)
-      v8.setFlagsFromString('--opt')
       this.#server.close()
       for (const socket of [...this.#sockets, ...this.#waiting]) socket.destroy()
       if (pidFile !== undefined) rmSync(pidFile, { force: true })
@@ -300,17 +293,6 @@ class Server {
     })
   }
 
-  /**
-   * What one short copy runs through is compiled with all optimizations by the time when the copy is over, and the copy waits for
-   * the processors that this takes: measured, a gigabyte out of a page cache took 0.55 s so, and 0.38 s without.
-   */
-  #compileLater(): void {
-    if (this.#optimizes !== undefined) return
-    v8.setFlagsFromString('--no-opt')
-    this.#optimizes = setTimeout(() => v8.setFlagsFromString('--opt'), PLAIN_FOR)
-    this.#optimizes.unref()
-  }
-
   #accept(socket: net.Socket): void {
     if (this.#shared > 0 && this.#sockets.size >= this.#shared) {
       // Who comes too many waits, as one does whom the server does not accept.
@@ -324,7 +306,6 @@ class Server {
       ...this.#options,
       onExport: () => {
         served = true
-        this.#compileLater()
       },
     }
     void serveNbd(new SocketStream(socket, 'client'), options).then((why) => {
