@@ -256,11 +256,10 @@ describe.skipIf(lacks('qemu-io') || libc() === undefined)('locks, with QEMU on t
     const name = image()
     if (args.includes('qcow2')) execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', name, '1M'])
     const open = async (readOnly: boolean) => asDevice(await host.openFile(name, { readOnly })).close()
-    const qemu = spawn('qemu-io', [...args, name], { stdio: ['pipe', 'ignore', 'ignore'] })
-    for (let tries = 0; (await outcome(() => open(false))) !== 'EBUSY'; tries++) {
-      if (tries === 1000) throw new Error('qemu-io holds no lock')
-      await new Promise((resolve) => setTimeout(resolve, 10))
-    }
+    const qemu = spawn('qemu-io', [...args, name], { stdio: ['pipe', 'pipe', 'ignore'] })
+    // Its prompt: the image is open. To look at the lock earlier would be to hold it when qemu-io wants it.
+    await new Promise((resolve) => qemu.stdout.once('data', resolve).once('end', resolve))
+    expect(await outcome(() => open(false))).toBe('EBUSY')
     expect(await outcome(() => open(true))).toBe(reader)
     qemu.stdin.end('quit\n')
     await new Promise((resolve) => qemu.on('exit', resolve))
