@@ -2,29 +2,21 @@
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import net from 'node:net'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { bytesVec } from '../../src/block/iovec.ts'
 import { runImg } from '../../src/cli/img/index.ts'
 import { runIo } from '../../src/cli/io/index.ts'
 import { runNbd } from '../../src/cli/nbd/index.ts'
 import { openNode } from '../../src/cli/nodes.ts'
 import { parseObjects } from '../../src/cli/objects.ts'
+import { eachTest } from '../each.ts'
 import { random } from '../random.ts'
-import { bundledTool, lacks, runTool, temporaryFolder } from '../tools.ts'
+import { bundledTool, lacks, runTool } from '../tools.ts'
 
 const MiB = 1 << 20
 vi.setConfig({ testTimeout: 90_000 })
 
-let folder: ReturnType<typeof temporaryFolder>
-let ends: (() => unknown)[]
-
-beforeEach(() => {
-  folder = temporaryFolder()
-  ends = [() => folder.remove()]
-})
-afterEach(async () => {
-  for (const end of ends.reverse()) await end()
-})
+const own = eachTest()
 
 async function run(...args: string[]): Promise<{ out: string; err: string; status: number }> {
   let out = ''
@@ -38,8 +30,8 @@ async function run(...args: string[]): Promise<{ out: string; err: string; statu
 
 /** Serves until the last client leaves, in this process; resolves when the socket is there. */
 async function serve(...args: string[]): Promise<{ socket: string; uri: string; ended: Promise<unknown> }> {
-  const socket = folder.file(`s${ends.length}`)
-  ends.push(() => {})
+  const socket = own.folder.file(`s${own.ends.length}`)
+  own.ends.push(() => {})
   const ended = run('-k', socket, ...args).then((ran) => {
     expect(ran).toEqual({ out: '', err: '', status: 0 })
   })
@@ -62,15 +54,15 @@ async function appears(file: string): Promise<void> {
 
 /** Starts qemu-nbd, and waits until it listens. */
 async function qemuNbd(...args: string[]): Promise<string> {
-  const socket = folder.file(`q${ends.length}`)
+  const socket = own.folder.file(`q${own.ends.length}`)
   const child = spawn('qemu-nbd', ['-k', socket, ...args], { stdio: ['ignore', 'ignore', 'inherit'] })
-  ends.push(() => child.kill())
+  own.ends.push(() => child.kill())
   await appears(socket)
   return socket
 }
 
 const qcow2 = (name: string, ...commands: string[]) => {
-  const file = folder.file(name)
+  const file = own.folder.file(name)
   execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', file, '4M'])
   if (commands.length > 0)
     execFileSync('qemu-io', ['-f', 'qcow2', ...commands.flatMap((command) => ['-c', command]), file])
@@ -79,7 +71,7 @@ const qcow2 = (name: string, ...commands: string[]) => {
 
 describe.skipIf(lacks('qemu-nbd', 'qemu-img', 'qemu-io'))('as qemu-nbd', () => {
   test('what is wrong with a command line', async () => {
-    const raw = folder.file('raw')
+    const raw = own.folder.file('raw')
     writeFileSync(raw, new Uint8Array(MiB))
     const image = qcow2('image')
     for (const args of [
@@ -94,7 +86,7 @@ describe.skipIf(lacks('qemu-nbd', 'qemu-img', 'qemu-io'))('as qemu-nbd', () => {
       ['--detect-zeroes=bad', raw],
       ['-o', 'x', raw],
       ['-f', 'raw', '-o', '1G', raw],
-      ['-f', 'raw', '-k', `${folder.path}/nodir/s`, raw],
+      ['-f', 'raw', '-k', `${own.folder.path}/nodir/s`, raw],
       ['-f', 'qcow2', '-B', 'none', image],
       ['-f', 'qcow2', '-l', 'none', image],
       ['-f', 'qcow2', '-l', 'snapshot.name=none', image],
@@ -103,7 +95,7 @@ describe.skipIf(lacks('qemu-nbd', 'qemu-img', 'qemu-io'))('as qemu-nbd', () => {
       ['-f', 'raw', '--tls-creds=x', raw],
       ['--object', 'bad,id=1', raw],
       ['-L', raw],
-      ['-L', '-k', `${folder.path}/nosocket`],
+      ['-L', '-k', `${own.folder.path}/nosocket`],
       ['-n', '--cache=none', raw],
       ['-k', 'relative', raw],
       ['-f', 'raw', '--image-opts', raw],
@@ -141,7 +133,7 @@ describe.skipIf(lacks('qemu-nbd', 'qemu-img', 'qemu-io'))('as qemu-nbd', () => {
 describe.skipIf(lacks('qemu-nbd', 'qemu-img', 'qemu-io', 'nbdinfo', 'nbdcopy'))('qcow2 over NBD', () => {
   test('persistent bitmaps and the depth of the allocation, as qemu-nbd tells them', async () => {
     const base = qcow2('base', 'write 0 1M')
-    const image = folder.file('over')
+    const image = own.folder.file('over')
     execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', base, '-F', 'qcow2', image])
     execFileSync('qemu-img', ['bitmap', '--add', '-g', '32k', image, 'b0'])
     execFileSync('qemu-io', [
@@ -193,7 +185,7 @@ describe.skipIf(lacks('qemu-nbd', 'qemu-img', 'qemu-io', 'nbdinfo', 'nbdcopy'))(
       ['snapshot.id=1', 'first'],
     ] as const) {
       const { uri, ended } = await serve('-f', 'qcow2', '-l', selector, image)
-      const copy = folder.file('copy')
+      const copy = own.folder.file('copy')
       await runTool('nbdcopy', uri, copy)
       await ended
       execFileSync('qemu-img', [
@@ -205,15 +197,15 @@ describe.skipIf(lacks('qemu-nbd', 'qemu-img', 'qemu-io', 'nbdinfo', 'nbdcopy'))(
         '-O',
         'raw',
         image,
-        folder.file('expected'),
+        own.folder.file('expected'),
       ])
-      expect(readFileSync(copy).equals(readFileSync(folder.file('expected'))), selector).toBe(true)
+      expect(readFileSync(copy).equals(readFileSync(own.folder.file('expected'))), selector).toBe(true)
     }
     execFileSync('qemu-img', ['check', '-q', '-f', 'qcow2', image])
   })
 
   test('-s leaves the image as it was, -o skips its start, --discard=ignore keeps its space', async () => {
-    const image = folder.file('raw')
+    const image = own.folder.file('raw')
     writeFileSync(image, new Uint8Array(4 * MiB).fill(5))
     const io = (uri: string, ...commands: string[]) =>
       runTool('qemu-io', '-f', 'raw', ...commands.flatMap((command) => ['-c', command]), uri)
@@ -243,13 +235,13 @@ describe.skipIf(lacks('qemu-nbd', 'qemu-img', 'qemu-io', 'nbdinfo', 'nbdcopy'))(
     const { uri, ended } = await serve('-f', 'qcow2', '-e', '1', image)
     const idle = net.connect(uri.split('socket=')[1]!)
     await new Promise((resolve) => idle.once('data', resolve))
-    const copied = runTool('nbdcopy', uri, folder.file('copy'))
+    const copied = runTool('nbdcopy', uri, own.folder.file('copy'))
     await new Promise((resolve) => setTimeout(resolve, 50))
     idle.destroy()
     await copied
     await ended
     expect(
-      readFileSync(folder.file('copy'))
+      readFileSync(own.folder.file('copy'))
         .subarray(0, 65536)
         .every((byte) => byte === 3),
     ).toBe(true)
@@ -317,7 +309,7 @@ describe.skipIf(lacks('openssl', 'qemu-nbd', 'nbdinfo', 'psktool'))('TLS', () =>
     const ssl = (cwd: string, ...args: string[]) => execFileSync('openssl', args, { cwd, stdio: 'pipe' })
     const key = ['-newkey', 'rsa:2048', '-nodes']
     const authority = (name: string) => {
-      const place = folder.file(name)
+      const place = own.folder.file(name)
       mkdirSync(place)
       const usage = ['-addext', 'keyUsage=critical,keyCertSign,cRLSign']
       ssl(
@@ -338,7 +330,7 @@ describe.skipIf(lacks('openssl', 'qemu-nbd', 'nbdinfo', 'psktool'))('TLS', () =>
       return place
     }
     const signed = (ca: string, name: string, kind: 'server' | 'client') => {
-      const place = folder.file(name)
+      const place = own.folder.file(name)
       mkdirSync(place)
       writeFileSync(
         `${place}/ext`,
@@ -373,7 +365,7 @@ describe.skipIf(lacks('openssl', 'qemu-nbd', 'nbdinfo', 'psktool'))('TLS', () =>
         '-out',
         `${kind}-cert.pem`,
       )
-      writeFileSync(`${place}/ca-cert.pem`, readFileSync(`${folder.file('ca')}/ca-cert.pem`))
+      writeFileSync(`${place}/ca-cert.pem`, readFileSync(`${own.folder.file('ca')}/ca-cert.pem`))
       return place
     }
     const [ca, other] = [authority('ca'), authority('other')]
@@ -402,7 +394,7 @@ describe.skipIf(lacks('openssl', 'qemu-nbd', 'nbdinfo', 'psktool'))('TLS', () =>
 
   test('X.509: who has no certificate of the CA is kept out, both ways with qemu and libnbd', async () => {
     const { server, client, stranger } = certificates()
-    const image = folder.file('raw')
+    const image = own.folder.file('raw')
     writeFileSync(image, new Uint8Array(MiB).fill(7))
     const x509 = (dir: string, endpoint: string) =>
       `tls-creds-x509,id=tls0,dir=${dir},endpoint=${endpoint},verify-peer=yes`
@@ -458,7 +450,7 @@ describe.skipIf(lacks('openssl', 'qemu-nbd', 'nbdinfo', 'psktool'))('TLS', () =>
       'tls0',
       image,
     ])
-    ends.push(() => child.kill())
+    own.ends.push(() => child.kill())
     await listens(reverse)
     const back = `driver=nbd,host=localhost,port=${reverse},tls-creds=tls0`
     expect(await io(back, x509(client, 'client'), 'write -P 8 0 4k', 'read -P 7 4k 4k', 'flush')).toMatchObject({
@@ -471,11 +463,11 @@ describe.skipIf(lacks('openssl', 'qemu-nbd', 'nbdinfo', 'psktool'))('TLS', () =>
   }, 60_000)
 
   test('pre-shared keys, both ways with qemu', async () => {
-    execFileSync('psktool', ['-u', 'alice', '-p', folder.file('keys.psk')], { stdio: 'ignore' })
-    const image = folder.file('raw')
+    execFileSync('psktool', ['-u', 'alice', '-p', own.folder.file('keys.psk')], { stdio: 'ignore' })
+    const image = own.folder.file('raw')
     writeFileSync(image, new Uint8Array(MiB).fill(7))
     const psk = (endpoint: string) =>
-      `tls-creds-psk,id=tls0,dir=${folder.path},endpoint=${endpoint}${endpoint === 'client' ? ',username=alice' : ''}`
+      `tls-creds-psk,id=tls0,dir=${own.folder.path},endpoint=${endpoint}${endpoint === 'client' ? ',username=alice' : ''}`
     const ours = await serve('-f', 'raw', '--object', psk('server'), '--tls-creds', 'tls0', image)
     const node = (socket: string) => `driver=nbd,server.type=unix,server.path=${socket},tls-creds=tls0`
     const said = await runTool(
@@ -502,15 +494,18 @@ describe.skipIf(lacks('openssl', 'qemu-nbd', 'nbdinfo', 'psktool'))('TLS', () =>
 
 describe.skipIf(lacks('qemu-io', 'qemu-img'))('filters', () => {
   const nodes = (raw: string) => [
-    ['-f', 'raw', `blkdebug:${folder.file('rules')}:${raw}`],
-    ['--image-opts', `driver=blkdebug,config=${folder.file('rules')},image.driver=file,image.filename=${raw}`],
-    [`json:{"driver":"blkdebug","config":"${folder.file('rules')}","image":{"driver":"file","filename":"${raw}"}}`],
+    ['-f', 'raw', `blkdebug:${own.folder.file('rules')}:${raw}`],
+    ['--image-opts', `driver=blkdebug,config=${own.folder.file('rules')},image.driver=file,image.filename=${raw}`],
+    [`json:{"driver":"blkdebug","config":"${own.folder.file('rules')}","image":{"driver":"file","filename":"${raw}"}}`],
   ]
 
   test('fail what is served, and what is copied', async () => {
-    const raw = folder.file('raw')
+    const raw = own.folder.file('raw')
     writeFileSync(raw, new Uint8Array(MiB).fill(3))
-    writeFileSync(folder.file('rules'), '[inject-error]\nevent = "none"\niotype = "read"\nerrno = "28"\nsector = "8"\n')
+    writeFileSync(
+      own.folder.file('rules'),
+      '[inject-error]\nevent = "none"\niotype = "read"\nerrno = "28"\nsector = "8"\n',
+    )
     for (const node of nodes(raw)) {
       const { uri, ended } = await serve('-r', ...node)
       const commands = ['-c', 'read -P 3 0 4k', '-c', 'read 4k 4k', '-c', 'read -P 3 8k 4k']
@@ -528,7 +523,7 @@ describe.skipIf(lacks('qemu-io', 'qemu-img'))('filters', () => {
       const console = { out: { write: () => {} }, err: { write: (text: string) => void (err += text) } }
       const image = node.at(-1)!
       const options = node.slice(0, -1)
-      const target = folder.file('copy')
+      const target = own.folder.file('copy')
       expect(await runImg(['convert', ...options, '-O', 'raw', image, target], '0', console)).toBe(1)
       const theirs = spawnSync('qemu-img', ['convert', ...options, '-O', 'raw', image, target], { encoding: 'utf8' })
       expect(err).toBe(theirs.stderr.replace('qemu-img:', 'block86:'))
@@ -536,16 +531,16 @@ describe.skipIf(lacks('qemu-io', 'qemu-img'))('filters', () => {
   })
 
   test('throttle, blklogwrites, copy-on-read and null-co serve', async () => {
-    const base = folder.file('base')
+    const base = own.folder.file('base')
     writeFileSync(base, new Uint8Array(4 * MiB).fill(3))
-    const image = folder.file('image')
+    const image = own.folder.file('image')
     execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', base, '-F', 'raw', image])
-    writeFileSync(folder.file('log'), '')
+    writeFileSync(own.folder.file('log'), '')
     const group = ['--object', 'throttle-group,id=tg,limits.iops-total=10000']
     const over = `file.driver=qcow2,file.file.driver=file,file.file.filename=${image}`
     for (const node of [
       [...group, '--image-opts', `driver=throttle,throttle-group=tg,${over}`],
-      ['--image-opts', `driver=blklogwrites,log.driver=file,log.filename=${folder.file('log')},${over}`],
+      ['--image-opts', `driver=blklogwrites,log.driver=file,log.filename=${own.folder.file('log')},${over}`],
       ['--image-opts', `driver=copy-on-read,${over}`],
     ]) {
       const { uri, ended } = await serve(...node)
@@ -574,7 +569,7 @@ describe.skipIf(lacks('qemu-io', 'qemu-img'))('filters', () => {
 
 describe.skipIf(lacks('nbd-client'))('nbd-client', () => {
   test('lists exports and negotiates; where the kernel has no nbd driver that is all', async () => {
-    const image = folder.file('raw')
+    const image = own.folder.file('raw')
     writeFileSync(image, new Uint8Array(MiB))
     const { socket, ended } = await serve('-e', '0', '-f', 'raw', '-x', 'disk', image)
     expect(await runTool('nbd-client', '-l', '-u', socket)).toMatch(/^disk$/m)
@@ -592,7 +587,7 @@ describe.skipIf(lacks('nbd-client'))('nbd-client', () => {
 
 describe.skipIf(lacks('fio'))('fio', () => {
   test('verifies what it wrote through our server, 16 requests deep', async () => {
-    const image = folder.file('raw')
+    const image = own.folder.file('raw')
     writeFileSync(image, new Uint8Array(16 * MiB))
     const { uri, ended } = await serve('-e', '0', '-f', 'raw', '--discard=unmap', image)
     // fio comes twice, and between that nobody else would be there.
@@ -623,9 +618,9 @@ describe.skipIf(lacks('fio'))('fio', () => {
 
 describe.skipIf(lacks('qemu-nbd', 'qemu-img'))('a server that dies again and again', () => {
   test('loses no request inside reconnect-delay', async () => {
-    const image = folder.file('raw')
+    const image = own.folder.file('raw')
     writeFileSync(image, new Uint8Array(8 * MiB))
-    const socket = folder.file('s')
+    const socket = own.folder.file('s')
     let child: ChildProcess | undefined
     const start = async () => {
       child = spawn('qemu-nbd', ['-t', '-f', 'raw', '-k', socket, '-e', '0', image], { stdio: 'ignore' })
@@ -635,7 +630,7 @@ describe.skipIf(lacks('qemu-nbd', 'qemu-img'))('a server that dies again and aga
         child!.once('exit', () => resolve())
         child!.kill('SIGKILL')
       })
-    ends.push(() => child?.kill())
+    own.ends.push(() => child?.kill())
     await start()
     await appears(socket)
     const device = await openNode(`driver=nbd,path=${socket},reconnect-delay=60,open-timeout=10`, {}, true)
@@ -682,7 +677,7 @@ describe.skipIf(lacks('nbdinfo', 'qemu-img'))('as a process', () => {
 
   test('--fork comes back when it listens, --pid-file says who, and the last client ends it', async () => {
     const image = qcow2('image', 'write -P 3 0 64k')
-    const [socket, pid] = [folder.file('s'), folder.file('pid')]
+    const [socket, pid] = [own.folder.file('s'), own.folder.file('pid')]
     execFileSync(process.execPath, [tool, 'nbd', '--fork', '--pid-file', pid, '-k', socket, '-f', 'qcow2', image], {
       stdio: 'ignore',
     })
@@ -697,9 +692,9 @@ describe.skipIf(lacks('nbdinfo', 'qemu-img'))('as a process', () => {
 
   test('a signal flushes and closes the image', async () => {
     const image = qcow2('image')
-    const socket = folder.file('s')
+    const socket = own.folder.file('s')
     const child = spawn(process.execPath, [tool, 'nbd', '-t', '-k', socket, '-f', 'qcow2', image], { stdio: 'inherit' })
-    ends.push(() => child.kill('SIGKILL'))
+    own.ends.push(() => child.kill('SIGKILL'))
     await appears(socket)
     await runTool('qemu-io', '-f', 'raw', '-c', 'write -P 3 0 1M', `nbd+unix:///?socket=${socket}`)
     const exited = new Promise((resolve) => child.once('exit', resolve))
@@ -710,7 +705,7 @@ describe.skipIf(lacks('nbdinfo', 'qemu-img'))('as a process', () => {
   })
 
   test('output that nobody reads to its end is no failure', () => {
-    const raw = folder.file('raw')
+    const raw = own.folder.file('raw')
     writeFileSync(raw, new Uint8Array(MiB).fill(7))
     const line = `'${process.execPath}' '${tool}' io -r -f raw -c 'read -v 0 1M' '${raw}' | head -1; echo "\${PIPESTATUS[0]}"`
     const { stdout, stderr } = spawnSync('bash', ['-c', line], { encoding: 'utf8' })

@@ -2,7 +2,7 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import net from 'node:net'
-import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { asDevice, type BlockDevice } from '../../src/block/device.ts'
 import { bytesVec } from '../../src/block/iovec.ts'
 import { openDisk } from '../../src/block/open.ts'
@@ -10,20 +10,12 @@ import { Memory } from '../../src/block/protocols/memory.ts'
 import { NbdClient, type NbdClientOptions } from '../../src/block/protocols/nbd/client.ts'
 import { type NbdServerOptions, serveNbd } from '../../src/block/protocols/nbd/server.ts'
 import { dial, SocketStream, tlsClient, tlsServer } from '../../src/block/protocols/node/tcp.ts'
-import { lacks, runTool, temporaryFolder } from '../tools.ts'
+import { eachTest } from '../each.ts'
+import { lacks, runTool } from '../tools.ts'
 
 const MiB = 1 << 20
 
-let folder: ReturnType<typeof temporaryFolder>
-let ends: (() => unknown)[]
-
-beforeEach(() => {
-  folder = temporaryFolder()
-  ends = [() => folder.remove()]
-})
-afterEach(async () => {
-  for (const end of ends.reverse()) await end()
-})
+const own = eachTest()
 
 function random(length: number, seed: number): Uint8Array {
   const words = new Uint32Array(length / 4)
@@ -38,14 +30,14 @@ function random(length: number, seed: number): Uint8Array {
 }
 
 async function serve(options: NbdServerOptions): Promise<string> {
-  const path = folder.file('ours.sock')
+  const path = own.folder.file('ours.sock')
   const sockets = new Set<net.Socket>()
   const server = net.createServer((socket) => {
     sockets.add(socket)
     void serveNbd(new SocketStream(socket, 'client'), options)
   })
   await new Promise<void>((resolve) => server.listen(path, resolve))
-  ends.push(() => {
+  own.ends.push(() => {
     for (const socket of sockets) socket.destroy()
     server.close()
   })
@@ -55,7 +47,7 @@ async function serve(options: NbdServerOptions): Promise<string> {
 /** Starts a server that listens on a Unix socket, and waits until it does. */
 async function start(program: string, ...args: string[]): Promise<ChildProcess> {
   const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'inherit'] })
-  ends.push(() => child.kill())
+  own.ends.push(() => child.kill())
   return child
 }
 
@@ -63,7 +55,7 @@ async function connect(path: string, exportName = '', options: NbdClientOptions 
   for (let tries = 0; ; tries++) {
     try {
       const client = await NbdClient.connect('nbd', () => dial({ path }), { exportName }, options)
-      ends.push(() => client.close())
+      own.ends.push(() => client.close())
       return client
     } catch (error) {
       if (tries === 100) throw error
@@ -98,31 +90,31 @@ async function exercise(device: BlockDevice, operations: number): Promise<Uint8A
 
 describe.skipIf(lacks('qemu-nbd', 'qemu-img', 'qemu-io'))('qemu-nbd', () => {
   test('serves our client: every operation, then the file compared', async () => {
-    const image = folder.file('disk.raw')
+    const image = own.folder.file('disk.raw')
     writeFileSync(image, new Uint8Array(8 * MiB))
-    await start('qemu-nbd', '-f', 'raw', '-x', 'disk', '-k', folder.file('s'), '--discard=unmap', '-t', image)
-    const client = await connect(folder.file('s'), 'disk')
+    await start('qemu-nbd', '-f', 'raw', '-x', 'disk', '-k', own.folder.file('s'), '--discard=unmap', '-t', image)
+    const client = await connect(own.folder.file('s'), 'disk')
     const model = await exercise(asDevice(client), 200)
     expect(Buffer.compare(readFileSync(image), model)).toBe(0)
   })
 
   test('tells our client what is allocated in a qcow2 image', async () => {
-    const image = folder.file('disk.qcow2')
+    const image = own.folder.file('disk.qcow2')
     await runTool('qemu-img', 'create', '-q', '-f', 'qcow2', image, '4M')
     await runTool('qemu-io', '-f', 'qcow2', '-c', 'write 1M 64k', '-c', 'write -z 2M 64k', image)
-    await start('qemu-nbd', '-f', 'qcow2', '-k', folder.file('s'), '-t', image)
-    const client = await connect(folder.file('s'))
+    await start('qemu-nbd', '-f', 'qcow2', '-k', own.folder.file('s'), '-t', image)
+    const client = await connect(own.folder.file('s'))
     expect(await client.status(0, 4 * MiB)).toEqual({ length: MiB, kind: 'hole' })
     expect(await client.status(MiB, 3 * MiB)).toEqual({ length: 65536, kind: 'data' })
     expect((await client.status(2 * MiB, 65536)).kind).not.toBe('data')
   })
 
   test('killed and started again is taken up inside reconnectDelay', async () => {
-    const image = folder.file('disk.raw')
+    const image = own.folder.file('disk.raw')
     writeFileSync(image, random(MiB, 7))
-    const args = ['-f', 'raw', '-k', folder.file('s'), '-t', image]
+    const args = ['-f', 'raw', '-k', own.folder.file('s'), '-t', image]
     const first = await start('qemu-nbd', ...args)
-    const client = await connect(folder.file('s'), '', { reconnectDelay: 30 })
+    const client = await connect(own.folder.file('s'), '', { reconnectDelay: 30 })
     first.kill('SIGKILL')
     await new Promise((resolve) => first.on('exit', resolve))
     const target = new Uint8Array(MiB)
@@ -133,10 +125,10 @@ describe.skipIf(lacks('qemu-nbd', 'qemu-img', 'qemu-io'))('qemu-nbd', () => {
   })
 
   test('openDisk opens its URL, and reads what it wrote there', async () => {
-    const image = folder.file('disk.raw')
+    const image = own.folder.file('disk.raw')
     writeFileSync(image, new Uint8Array(MiB))
-    await start('qemu-nbd', '-f', 'raw', '-x', 'disk', '-k', folder.file('s'), '-t', image)
-    const url = `nbd+unix:///disk?socket=${folder.file('s')}`
+    await start('qemu-nbd', '-f', 'raw', '-x', 'disk', '-k', own.folder.file('s'), '-t', image)
+    const url = `nbd+unix:///disk?socket=${own.folder.file('s')}`
     const disk = await openDisk(url, { format: 'raw', openTimeout: 10, reconnectDelay: 5 })
     await disk.write(4096, bytesVec(random(8192, 11)))
     await disk.flush()
@@ -171,19 +163,19 @@ describe.skipIf(lacks('qemu-nbd', 'qemu-img', 'qemu-io'))('qemu-nbd', () => {
       zero: boolean
     }[]
     expect(map.some((extent) => extent.data) && map.some((extent) => extent.zero)).toBe(true)
-    await runTool('qemu-img', 'convert', '-f', 'raw', '-O', 'qcow2', uri, folder.file('copy.qcow2'))
-    expect(await runTool('qemu-img', 'compare', '-f', 'raw', '-F', 'qcow2', uri, folder.file('copy.qcow2'))).toMatch(
-      /identical/,
-    )
+    await runTool('qemu-img', 'convert', '-f', 'raw', '-O', 'qcow2', uri, own.folder.file('copy.qcow2'))
+    expect(
+      await runTool('qemu-img', 'compare', '-f', 'raw', '-F', 'qcow2', uri, own.folder.file('copy.qcow2')),
+    ).toMatch(/identical/)
   })
 })
 
 describe.skipIf(lacks('nbdkit'))('nbdkit', () => {
-  const kit = (...args: string[]) => start('nbdkit', '-f', '--exit-with-parent', '-U', folder.file('s'), ...args)
+  const kit = (...args: string[]) => start('nbdkit', '-f', '--exit-with-parent', '-U', own.folder.file('s'), ...args)
 
   test('memory plugin: every operation', async () => {
     await kit('memory', '8M')
-    await exercise(asDevice(await connect(folder.file('s'))), 200)
+    await exercise(asDevice(await connect(own.folder.file('s'))), 200)
   })
 
   test('blocksize-policy filter: requests are aligned to its minimum and split at its maximum', async () => {
@@ -195,7 +187,7 @@ describe.skipIf(lacks('nbdkit'))('nbdkit', () => {
       'blocksize-maximum=65536',
       'blocksize-error-policy=error',
     )
-    const client = await connect(folder.file('s'))
+    const client = await connect(own.folder.file('s'))
     expect(client.align).toBe(4096)
     await exercise(asDevice(client), 100)
   })
@@ -207,18 +199,18 @@ describe.skipIf(lacks('nbdkit'))('nbdkit', () => {
       '1M',
       'error-pread=ENOSPC',
       'error-pread-rate=100%',
-      `error-pread-file=${folder.file('on')}`,
+      `error-pread-file=${own.folder.file('on')}`,
     )
-    const client = await connect(folder.file('s'))
-    writeFileSync(folder.file('on'), '')
+    const client = await connect(own.folder.file('s'))
+    writeFileSync(own.folder.file('on'), '')
     await expect(client.read(0, bytesVec(new Uint8Array(512)))).rejects.toMatchObject({ code: 'ENOSPC' })
-    execFileSync('rm', [folder.file('on')])
+    execFileSync('rm', [own.folder.file('on')])
     await client.read(0, bytesVec(new Uint8Array(512)))
   })
 
   test('delay filter: slow replies come in any order and all arrive', async () => {
     await kit('--filter=delay', 'pattern', '1M', 'rdelay=50ms')
-    const client = await connect(folder.file('s'))
+    const client = await connect(own.folder.file('s'))
     const targets = Array.from({ length: 64 }, () => new Uint8Array(512))
     await Promise.all(targets.map((target, i) => client.read(i * 512, bytesVec(target))))
     for (const [i, target] of targets.entries())
@@ -227,18 +219,18 @@ describe.skipIf(lacks('nbdkit'))('nbdkit', () => {
 
   test('no structured replies, no extents: the simple paths', async () => {
     await kit('--no-sr', '--filter=noextents', 'memory', '8M')
-    const client = await connect(folder.file('s'))
+    const client = await connect(own.folder.file('s'))
     expect(await client.status(0, MiB)).toEqual({ length: MiB, kind: 'data' })
     await exercise(asDevice(client), 100)
   })
 
   test('retry filter over one that fails: what fails there goes well here', async () => {
-    const failing = ['error=EIO', 'error-rate=100%', `error-file=${folder.file('on')}`]
+    const failing = ['error=EIO', 'error-rate=100%', `error-file=${own.folder.file('on')}`]
     await kit('--filter=retry', '--filter=error', 'memory', '8M', ...failing, 'retry-delay=1', 'retry-exponential=no')
-    const client = await connect(folder.file('s'))
-    writeFileSync(folder.file('on'), '')
+    const client = await connect(own.folder.file('s'))
+    writeFileSync(own.folder.file('on'), '')
     const written = client.write(0, bytesVec(new Uint8Array(65536).fill(3)))
-    setTimeout(() => execFileSync('rm', [folder.file('on')]), 100)
+    setTimeout(() => execFileSync('rm', [own.folder.file('on')]), 100)
     await written
     const back = new Uint8Array(65536)
     await client.read(0, bytesVec(back))
@@ -247,7 +239,7 @@ describe.skipIf(lacks('nbdkit'))('nbdkit', () => {
 
   test('oldstyle negotiation: reads and writes (there this server refuses the FUA and the zeroes that it advertises)', async () => {
     await kit('-o', 'memory', '1M')
-    const client = await connect(folder.file('s'))
+    const client = await connect(own.folder.file('s'))
     const bytes = random(100_000, 3)
     await client.write(512, bytesVec(bytes))
     const back = new Uint8Array(bytes.length)
@@ -257,8 +249,8 @@ describe.skipIf(lacks('nbdkit'))('nbdkit', () => {
 
   test('TLS with a pre-shared key, as client and as server', async () => {
     const key = Buffer.from('0123456789abcdef0123456789abcdef', 'hex')
-    writeFileSync(folder.file('keys.psk'), `alice:${key.toString('hex')}\n`)
-    await kit('--tls=require', `--tls-psk=${folder.file('keys.psk')}`, 'memory', '1M')
+    writeFileSync(own.folder.file('keys.psk'), `alice:${key.toString('hex')}\n`)
+    await kit('--tls=require', `--tls-psk=${own.folder.file('keys.psk')}`, 'memory', '1M')
     const startTls = tlsClient({
       pskCallback: () => ({ psk: key, identity: 'alice' }),
       ciphers: 'PSK',
@@ -267,7 +259,7 @@ describe.skipIf(lacks('nbdkit'))('nbdkit', () => {
     })
     for (let tries = 0; ; tries++) {
       try {
-        const client = await NbdClient.connect('nbds', () => dial({ path: folder.file('s') }), { startTls })
+        const client = await NbdClient.connect('nbds', () => dial({ path: own.folder.file('s') }), { startTls })
         await exercise(asDevice(client), 20)
         await client.close()
         break
@@ -276,7 +268,7 @@ describe.skipIf(lacks('nbdkit'))('nbdkit', () => {
         await new Promise((resolve) => setTimeout(resolve, 50))
       }
     }
-    await expect(NbdClient.connect('nbd', () => dial({ path: folder.file('s') }))).rejects.toMatchObject({
+    await expect(NbdClient.connect('nbd', () => dial({ path: own.folder.file('s') }))).rejects.toMatchObject({
       code: 'EACCES',
     })
     const path = await serve({
@@ -286,7 +278,7 @@ describe.skipIf(lacks('nbdkit'))('nbdkit', () => {
     const info = await runTool(
       'nbdinfo',
       '--json',
-      `nbds+unix://alice@/?socket=${path}&tls-psk-file=${folder.file('keys.psk')}`,
+      `nbds+unix://alice@/?socket=${path}&tls-psk-file=${own.folder.file('keys.psk')}`,
     )
     expect(JSON.parse(info)).toMatchObject({ TLS: true, exports: [{ 'export-size': MiB }] })
   })
@@ -322,7 +314,7 @@ describe.skipIf(lacks('nbdinfo', 'nbdcopy', 'nbdsh'))('libnbd', () => {
     const bytes = random(16 * MiB, 99)
     bytes.fill(0, 3 * MiB, 7 * MiB)
     const from = await serve({ exports: [{ name: '', device: asDevice(Memory.from(bytes)) }] })
-    const copy = folder.file('copy.raw')
+    const copy = own.folder.file('copy.raw')
     await runTool('nbdcopy', '--connections=4', `nbd+unix:///?socket=${from}`, copy)
     expect(Buffer.compare(readFileSync(copy), bytes)).toBe(0)
   })
@@ -330,10 +322,10 @@ describe.skipIf(lacks('nbdinfo', 'nbdcopy', 'nbdsh'))('libnbd', () => {
   test('nbdcopy into our server keeps holes', async () => {
     const bytes = random(16 * MiB, 5)
     bytes.fill(0, 4 * MiB, 12 * MiB)
-    writeFileSync(folder.file('in.raw'), bytes)
+    writeFileSync(own.folder.file('in.raw'), bytes)
     const memory = new Memory(16 * MiB)
     const to = await serve({ exports: [{ name: '', device: asDevice(memory) }] })
-    await runTool('nbdcopy', '--connections=2', '--flush', folder.file('in.raw'), `nbd+unix:///?socket=${to}`)
+    await runTool('nbdcopy', '--connections=2', '--flush', own.folder.file('in.raw'), `nbd+unix:///?socket=${to}`)
     const back = new Uint8Array(16 * MiB)
     memory.read(0, bytesVec(back))
     expect(Buffer.compare(back, bytes)).toBe(0)

@@ -1,5 +1,6 @@
 /** A connected socket by system calls of our own: no copies, no buffers and no turns of the loop that Node's streams would add. */
 import type { Now } from '../../now.ts'
+import { Room } from '../room.ts'
 import type { Receiver } from '../stream.ts'
 import { EAGAIN, EINTR, EIO, hostError } from './failure.ts'
 import type { Libc, Watch } from './libc.ts'
@@ -37,8 +38,7 @@ export class Connection {
   #paused = false
   #over = false
   #closing: (() => void) | undefined
-  #room: Promise<void> | undefined
-  #roomNow: (() => void) | undefined
+  readonly #room = new Room()
 
   constructor(libc: Libc, fd: number, receiver: Receiver) {
     this.#libc = libc
@@ -57,7 +57,7 @@ export class Connection {
     if (this.#over) return sent?.()
     this.#queue.push({ views: pieces.filter((piece) => piece.length > 0), sent })
     for (const piece of pieces) this.#queued += piece.length
-    if (this.#blocked) return this.#waitForRoom()
+    if (this.#blocked) return this.#room.wait()
     if (this.#queued < GATHER) {
       if (!this.#scheduled) {
         this.#scheduled = true
@@ -69,7 +69,7 @@ export class Connection {
       return
     }
     this.#send()
-    if (this.#blocked) return this.#waitForRoom()
+    if (this.#blocked) return this.#room.wait()
   }
 
   /** Sends `head` and then a range of an open file that the page cache has. */
@@ -135,21 +135,8 @@ export class Connection {
     this.#over = true
     this.#watch.close()
     for (const { sent } of this.#queue.splice(0)) sent?.()
-    this.#makeRoom()
+    this.#room.make()
     this.#closing?.()
-  }
-
-  #waitForRoom(): Promise<void> {
-    this.#room ??= new Promise((resolve) => {
-      this.#roomNow = resolve
-    })
-    return this.#room
-  }
-
-  #makeRoom(): void {
-    this.#roomNow?.()
-    this.#room = undefined
-    this.#roomNow = undefined
   }
 
   #interest(): void {
@@ -182,7 +169,7 @@ export class Connection {
         return
       }
     }
-    this.#makeRoom()
+    this.#room.make()
     this.#closing?.()
   }
 

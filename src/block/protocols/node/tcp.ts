@@ -5,6 +5,7 @@ import { isMainThread } from 'node:worker_threads'
 import type { Place } from '../../device.ts'
 import { BlockError } from '../../error.ts'
 import type { Now } from '../../now.ts'
+import { Room } from '../room.ts'
 import type { ByteStream, Receiver } from '../stream.ts'
 import { Connection } from './connection.ts'
 import { FileDriver } from './file.ts'
@@ -39,8 +40,7 @@ export class SocketStream implements ByteStream {
   readonly socket: net.Socket
   onEnd: (error?: Error) => void = () => {}
   #failure: Error | undefined
-  #room: Promise<void> | undefined
-  #roomNow: (() => void) | undefined
+  readonly #room = new Room()
   /** Moves the bytes in Node's place. */
   #connection: Connection | undefined
 
@@ -54,10 +54,10 @@ export class SocketStream implements ByteStream {
     })
     socket.on('end', () => this.onEnd())
     socket.on('close', () => {
-      this.#makeRoom()
+      this.#room.make()
       this.onEnd(this.#failure)
     })
-    socket.on('drain', () => this.#makeRoom())
+    socket.on('drain', () => this.#room.make())
   }
 
   /** Nothing is read, and so nothing lost, before this is set. */
@@ -78,17 +78,7 @@ export class SocketStream implements ByteStream {
       else if (piece.length > 0) room = socket.write(piece)
     }
     process.nextTick(() => socket.uncork())
-    if (room) return
-    this.#room ??= new Promise((resolve) => {
-      this.#roomNow = resolve
-    })
-    return this.#room
-  }
-
-  #makeRoom(): void {
-    this.#roomNow?.()
-    this.#room = undefined
-    this.#roomNow = undefined
+    if (!room) return this.#room.wait()
   }
 
   hasten(receiver: Receiver): void {
