@@ -319,16 +319,23 @@ export class Lsi53c895a implements PciDevice, ScriptsHost, LowLevelHost {
     const all = (this.#resetting === undefined ? gone : Promise.all([this.#resetting, gone])).then(() => {
       if (this.#resetting !== all) return
       this.#resetting = undefined
+      this.#low.start()
+      this.#low.answer()
       this.resume()
     })
     this.#resetting = all
+  }
+
+  /** Whether a reset of the bus is still under way. */
+  get resetting(): boolean {
+    return this.#resetting !== undefined
   }
 
   // ---- what SCRIPTS ask of the chip ----
 
   connect(id: number, reselected: boolean): void {
     const bytes = this.#bytes
-    bytes[reg.SSTAT0]! |= reg.SSTAT0_WOA
+    bytes[reg.SSTAT0] = (bytes[reg.SSTAT0]! & ~reg.SSTAT0_AIP) | reg.SSTAT0_WOA
     bytes[reg.SSTAT2]! &= ~reg.SSTAT2_LDSC
     bytes[reg.SCNTL2]! |= reg.SCNTL2_SDU
     bytes[reg.SCNTL1]! &= ~reg.SCNTL1_IARB

@@ -8,6 +8,8 @@ import * as reg from './registers.ts'
 export interface LowLevelHost {
   readonly registers: DataView
   readonly bus: ScsiBus
+  /** Whether a reset of the bus is still under way. */
+  readonly resetting: boolean
   scsiInterrupt(sist0: number, sist1: number): void
   connect(id: number, reselected: boolean): void
 }
@@ -20,7 +22,7 @@ const TARGET_LINES = reg.SOCL_REQ | reg.SOCL_BSY | reg.SOCL_SEL | reg.SOCL_PHASE
 export class LowLevel {
   readonly #host: LowLevelHost
   readonly #registers: DataView
-  readonly #byte = new Uint8Array(1)
+  #byte = new Uint8Array(1)
   /** Set while the byte that the handshake is about comes or goes later. */
   #waiting: Promise<number> | undefined
 
@@ -36,7 +38,7 @@ export class LowLevel {
 
   /** Whether the chip has won an arbitration by itself and holds the bus for what follows. */
   get arbitrated(): boolean {
-    return this.#has(reg.SSTAT0, reg.SSTAT0_AIP)
+    return !this.#host.bus.connected && this.#has(reg.SSTAT0, reg.SSTAT0_AIP)
   }
 
   /** Whether CON is set: connected, arbitration won, or forced so for a test in loopback. */
@@ -51,15 +53,17 @@ export class LowLevel {
   /** Forgets a handshake that a reset has ended. */
   reset(): void {
     this.#waiting = undefined
+    // The old one may still be filled.
+    this.#byte = new Uint8Array(1)
     this.#change(reg.SSTAT0, reg.SSTAT0_AIP | reg.SSTAT0_ILF, 0)
     this.#set(reg.SOCL, 0)
   }
 
   /** The sequence that START asks for, as soon as the bus is free; START is set in SCNTL0 until then. */
   start(): void {
-    const { bus } = this.#host
+    const { bus, resetting } = this.#host
     const scntl0 = this.#get(reg.SCNTL0)
-    if (!(scntl0 & reg.SCNTL0_START) || this.connected) return
+    if (!(scntl0 & reg.SCNTL0_START) || this.connected || resetting) return
     this.#change(reg.SCNTL0, reg.SCNTL0_START, 0)
     const mode = scntl0 & reg.SCNTL0_ARB
     if (mode === 0) {
@@ -84,8 +88,8 @@ export class LowLevel {
 
   /** Lets a target reselect that waits for it, if the chip answers to that: without SCRIPTS it does so by itself. */
   answer(): void {
-    const { bus } = this.#host
-    if (!this.on || this.connected || !bus.isReselecting || !this.#has(reg.SCID, reg.SCID_RRE)) return
+    const { bus, resetting } = this.#host
+    if (!this.on || this.connected || resetting || !bus.isReselecting || !this.#has(reg.SCID, reg.SCID_RRE)) return
     const own = 1 << (this.#get(reg.SCID) & 0x0f)
     if (!(this.#registers.getUint16(reg.RESPID0, true) & own)) return
     const id = bus.reselect()
@@ -107,10 +111,10 @@ export class LowLevel {
     } else if (on) bus.negateAttention()
     const acknowledge = value & reg.SOCL_ACK
     if (on && acknowledge && !(old & reg.SOCL_ACK)) this.#acknowledge()
-    if (!acknowledge) {
-      if (on && old & reg.SOCL_ACK) this.#change(reg.SSTAT0, reg.SSTAT0_ILF, 0)
-      bus.clearAcknowledge()
-    }
+    // A byte that is only offered in SIDL is not acknowledged by what else is written here
+    if (acknowledge || (on && !(old & reg.SOCL_ACK) && this.#latched)) return
+    if (on) this.#change(reg.SSTAT0, reg.SSTAT0_ILF, 0)
+    bus.clearAcknowledge()
   }
 
   /** SBCL: the control lines as they are. */
@@ -123,7 +127,8 @@ export class LowLevel {
       if (this.arbitrated) return driven | (socl & reg.SOCL_SEL ? 0 : reg.SOCL_BSY)
       return all ? driven : 0
     }
-    const others = reg.SOCL_BSY | (bus.acknowledging ? reg.SOCL_ACK : 0) | (bus.attention ? reg.SOCL_ATN : 0)
+    const others =
+      reg.SOCL_BSY | (bus.acknowledging && !this.#latched ? reg.SOCL_ACK : 0) | (bus.attention ? reg.SOCL_ATN : 0)
     if (!this.on) return others | (bus.phase === undefined ? 0 : reg.SOCL_REQ | bus.phase)
     if (driven & reg.SOCL_SEL) return others | driven
     const phase = this.#offer()
@@ -148,19 +153,18 @@ export class LowLevel {
       if (old & reg.SOCL_SEL) this.letGo()
       return
     }
-    if (value & reg.SOCL_BSY || !this.#has(reg.SCNTL1, reg.SCNTL1_ADB)) return
+    if (value & reg.SOCL_BSY || !this.#has(reg.SCNTL1, reg.SCNTL1_ADB) || this.#host.resetting) return
     const own = 1 << (this.#get(reg.SCID) & 0x0f)
     const other = this.#registers.getUint16(reg.SODL, true) & ~own
     const id = 31 - Math.clz32(other)
     if (other === 0 || other !== 1 << id || !bus.select(id, (value & reg.SOCL_ATN) !== 0)) return
-    this.letGo()
     this.#host.connect(id, false)
   }
 
   /** The phase of the byte that the target asks for, or offers in SIDL; undefined while it does not. */
   #offer(): number | undefined {
     const { bus } = this.#host
-    if (this.#has(reg.SSTAT0, reg.SSTAT0_ILF) || this.#has(reg.SOCL, reg.SOCL_ACK)) return this.#get(reg.SSTAT1) & 7
+    if (this.#latched || this.#has(reg.SOCL, reg.SOCL_ACK)) return this.#get(reg.SSTAT1) & 7
     const { phase } = bus
     if (phase === undefined || this.#waiting !== undefined) return undefined
     this.#change(reg.SSTAT1, 7, phase)
@@ -172,8 +176,15 @@ export class LowLevel {
       })
       return undefined
     }
+    // The target has gone on to its status
+    if (moved === 0) return undefined
     this.#latch()
     return phase
+  }
+
+  /** Whether SIDL has a byte of the target's that is not acknowledged yet. */
+  get #latched(): boolean {
+    return this.on && this.#has(reg.SSTAT0, reg.SSTAT0_ILF)
   }
 
   #latch(): void {

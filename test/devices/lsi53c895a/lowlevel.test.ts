@@ -187,6 +187,16 @@ describe('simple arbitration (SCNTL0 ARB = 00), low level selection', () => {
     expect([chip.r8(reg.SBCL), chip.r8(reg.SCNTL1), chip.r16(reg.SBDL)]).toEqual([0, 0, 0])
   })
 
+  test('an arbitration that was won is over when SCRIPTS connect, and selects nobody beside them', () => {
+    const chip = ready(machine())
+    chip.w8(reg.SCID, OWN)
+    chip.w8(reg.SCNTL0, reg.SCNTL0_START)
+    expect(chip.r8(reg.SSTAT0) & reg.SSTAT0_AIP).toBe(reg.SSTAT0_AIP)
+    chip.run(...io(chip, READ(5, 1), { data: [s.move(512, BUFFER, s.DATA_IN)] }))
+    expect(chip.r32(reg.DSPS)).toBe(0x77)
+    expect([chip.r8(reg.SSTAT0) & reg.SSTAT0_AIP, chip.r8(reg.SCNTL1) & reg.SCNTL1_CON]).toEqual([0, 0])
+  })
+
   test('clearing CON gives the bus up', () => {
     const chip = lowLevel()
     chip.w8(reg.SCNTL0, reg.SCNTL0_START)
@@ -208,6 +218,42 @@ describe('programmed I/O (SOCL, SODL, SBDL, SIDL)', () => {
     expect([chip.r8(reg.SBCL), chip.r8(reg.SCNTL1)]).toEqual([0, 0])
     // Any disconnect in low level mode is unexpected (SIEN0, UDC)
     expect(chip.r16(reg.SIST0)).toBe(reg.SIST0_UDC)
+  })
+
+  test('a byte that was looked at is not acknowledged before SACK/ is asserted', async () => {
+    const chip = lowLevel(ready(machine()))
+    select(chip)
+    await send(chip, s.MSG_OUT, [0x80])
+    await send(chip, s.COMMAND, TEST_UNIT_READY)
+    expect(await receive(chip, s.STATUS, 1)).toEqual([0])
+    expect(await request(chip)).toBe(s.MSG_IN)
+    for (let look = 0; look < 3; look++) {
+      expect(chip.r8(reg.SBCL)).toBe(REQ | BSY | s.MSG_IN)
+      chip.w8(reg.SOCL, 0)
+    }
+    expect(await receive(chip, s.MSG_IN, 1)).toEqual([0])
+    expect(chip.r8(reg.SBCL)).toBe(0)
+  })
+
+  test('a bus reset that is under way keeps START waiting', async () => {
+    const chip = ready(machine())
+    chip.w8(reg.SCID, OWN)
+    chip.faulty.hold()
+    const [connect, message, command, ...rest] = slowRead(chip, 1, 16)
+    chip.put(SCRATCH + 0x110, 0x2a, ...READ(9, 1).slice(1))
+    chip.run(connect!, message!, command!, s.move(512, BUFFER, s.DATA_OUT), ...rest, s.int(1))
+    expect(chip.faulty.held).toBe(1)
+    chip.r8(reg.DSTAT)
+    chip.w8(reg.SCNTL1, reg.SCNTL1_RST)
+    chip.w8(reg.SCNTL1, 0)
+    chip.r16(reg.SIST0)
+    chip.w8(reg.SDID, 3)
+    chip.w8(reg.SCNTL0, FULL | reg.SCNTL0_START)
+    expect(chip.r8(reg.SCNTL0)).toBe(FULL | reg.SCNTL0_START)
+    chip.faulty.release()
+    for (let tries = 0; tries < 100 && chip.r8(reg.SCNTL0) & reg.SCNTL0_START; tries++) await microtasks()
+    expect(chip.r16(reg.SIST0)).toBe(reg.SIST0_CMP)
+    expect(chip.r8(reg.SBCL)).toBe(REQ | BSY | s.COMMAND)
   })
 
   test('a WRITE by hand, then by SCRIPTS what it wrote', async () => {
