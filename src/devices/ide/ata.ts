@@ -303,6 +303,8 @@ export class AtaDisk extends Drive {
     this.#moved = takeNumber(state, 'moved', this.#length)
     this.room(this.#length)
     this.#medium.restore(fields.transfer ?? null)
+    if (!this.#medium.moves && this.dmaWanted > this.#length - this.#moved)
+      throw new RangeError(`a drive's buffer of ${this.#length - this.#moved} bytes does not move ${this.dmaWanted}`)
     this.settings.restore(fields.settings ?? null)
     this.maximum.restore(fields.maximum ?? null)
     this.power.restore(fields.power ?? null)

@@ -194,6 +194,22 @@ describe('a saved state', () => {
     one.failed(ABRT)
   })
 
+  test('whose drive wants more of its buffer moved than is left is refused', () => {
+    const first = host(filled())
+    first.issue(0xeb)
+    expect(first.alt & (BSY | DRQ)).toBe(DRQ)
+    const state = copy(first.slot.device.save())
+    const grow = (value: Saved): void => {
+      if (typeof value !== 'object' || value === null || value instanceof Uint8Array) return
+      const fields = value as Record<string, Saved>
+      if (fields.dmaWanted === 512) fields.dmaWanted = 1 << 20
+      Object.values(fields).forEach(grow)
+    }
+    expect(() => host(filled()).slot.device.restore(state)).not.toThrow()
+    grow(state)
+    expect(() => host(filled()).slot.device.restore(state)).toThrow(RangeError)
+  })
+
   test('that is damaged is refused or taken, and never harms', () => {
     const source = random(20260703)
     const first = host(new Slow(1 << 20))
