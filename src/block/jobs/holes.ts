@@ -10,7 +10,11 @@ const answers = new WeakMap<Image, Promise<boolean>>()
 function isPreallocated(image: Image): Now<boolean> {
   if (image.preallocated === undefined) return false
   let known = answers.get(image)
-  if (known === undefined) answers.set(image, (known = Promise.resolve(image.preallocated())))
+  if (known === undefined) {
+    answers.set(image, (known = Promise.resolve(image.preallocated())))
+    // A failure is no answer for the next one who asks.
+    known.catch(() => answers.delete(image))
+  }
   return known
 }
 

@@ -36,6 +36,8 @@ export class Connection {
   #blocked = false
   #scheduled = false
   #paused = false
+  /** The other side sends no more, but may still take what is queued. */
+  #ended = false
   #over = false
   #closing: (() => void) | undefined
   readonly #room = new Room()
@@ -140,7 +142,7 @@ export class Connection {
   }
 
   #interest(): void {
-    if (!this.#over) this.#watch.want(!this.#paused, this.#blocked)
+    if (!this.#over) this.#watch.want(!this.#paused && !this.#ended, this.#blocked)
   }
 
   #unblock(): void {
@@ -153,8 +155,8 @@ export class Connection {
     while (this.#queue.length > 0) {
       const views: Uint8Array[] = []
       for (const { views: next } of this.#queue) {
-        if (views.length + next.length > IOV_MAX) break
-        views.push(...next)
+        views.push(...next.slice(0, IOV_MAX - views.length))
+        if (views.length === IOV_MAX) break
       }
       const wanted = this.#addresses.fill(this.#iov, views, 0)
       const result = wanted === 0 ? 0 : this.#libc.writev(this.#fd, this.#iov, views.length)
@@ -191,7 +193,7 @@ export class Connection {
   }
 
   #receive(): void {
-    for (let received = 0; received < TURN && !this.#paused && !this.#over; ) {
+    for (let received = 0; received < TURN && !this.#paused && !this.#ended && !this.#over; ) {
       const places = this.#receiver.places()
       let placed = 0
       for (const place of places) placed += place.length
@@ -202,8 +204,14 @@ export class Connection {
       const result = this.#libc.readv(this.#fd, this.#iov, views.length)
       if (result === -EINTR) continue
       if (result === -EAGAIN) return
-      if (result <= 0) {
+      if (result < 0) {
         this.#broken(result)
+        return
+      }
+      if (result === 0) {
+        this.#ended = true
+        this.#interest()
+        this.#receiver.end()
         return
       }
       received += result
@@ -224,6 +232,6 @@ export class Connection {
 
   #broken(result: number): void {
     this.end()
-    this.#receiver.end(result < 0 ? hostError(-result, 'The connection broke') : undefined)
+    this.#receiver.end(hostError(-result, 'The connection broke'))
   }
 }

@@ -16,6 +16,8 @@ const SOL_SOCKET = 1
 const SO_SNDBUF = 7
 /** What the kernel is asked to hold of what was sent, bytes: more than a reply, so that the next is made while it is taken. */
 const SEND_BUFFER = Uint32Array.of(512 << 10)
+/** Longest range of a file that is forwarded, bytes: what the socket does not take is copied in the same turn of the event loop. */
+const FORWARD_MAX = 1 << 20
 
 /** Lets more be sent before who receives it takes it, where that can be had; a Unix socket holds 208 KiB by itself. */
 function widen(socket: net.Socket): void {
@@ -106,8 +108,9 @@ export class SocketStream implements ByteStream {
   }
 
   forward(head: Uint8Array, { device, at, length }: Place, sent: () => void): boolean {
-    const file = device.driver instanceof FileDriver ? device.driver.cached(at, length) : undefined
-    if (file === undefined || this.#connection === undefined) return false
+    if (this.#connection === undefined || length > FORWARD_MAX || !(device.driver instanceof FileDriver)) return false
+    const file = device.driver.cached(at, length)
+    if (file === undefined) return false
     this.#connection.forward(head, file, at, length, sent)
     return true
   }
