@@ -1,3 +1,3 @@
 // Made by `npm run build:codecs`; do not edit.
 
-export const sourceHash = '9b60354c9978d12f45eb38a21c390c632b58157618ae4ad2bcb6328cafeaec57'
+export const sourceHash = '6e04a6a99e105f839f8506517a2d2064118756bcc38fe296a6bb2d8de66a3816'

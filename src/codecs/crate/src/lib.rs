@@ -9,6 +9,7 @@ mod aes;
 mod checksum;
 mod cipher;
 mod codes;
+mod compare;
 mod copy;
 mod deflate;
 mod hash;

@@ -1,5 +1,7 @@
 //! Finds the repetitions of a block for deflate: places whose four bytes have the same hash are chained, the latest first.
 
+use crate::compare::{common, load4};
+
 /// Literals, then a match.
 #[derive(Clone, Copy)]
 pub struct Run {
@@ -28,7 +30,7 @@ pub const LONGEST: usize = 258;
 const TAIL: usize = 8;
 const HASH_LOG: u32 = 15;
 /// Entries of `links`: one for each place of the largest window (RFC 1951, 3.2.5).
-const LINKS: usize = 1 << 15;
+pub const LINKS: usize = 1 << 15;
 /// What stands for no place: it is out of every window.
 const NONE: i16 = i16::MIN;
 
@@ -147,35 +149,4 @@ impl Chains {
         }
         if distance == 0 { (0, 0) } else { (length, distance) }
     }
-}
-
-/// How many bytes from `first` and from `second`, which is later, are the same, up to `end`.
-#[inline(always)]
-fn common(input: &[u8], first: usize, second: usize, end: usize) -> usize {
-    let mut length = 0;
-    while second + length + 8 <= end {
-        let difference = load8(input, first + length) ^ load8(input, second + length);
-        if difference != 0 {
-            return length + (difference.trailing_zeros() / 8) as usize;
-        }
-        length += 8;
-    }
-    while second + length < end && input[first + length] == input[second + length] {
-        length += 1;
-    }
-    length
-}
-
-#[inline(always)]
-fn load8(input: &[u8], at: usize) -> u64 {
-    debug_assert!(at + 8 <= input.len());
-    // SAFETY: every place that is looked at lies far enough before an end.
-    unsafe { input.as_ptr().add(at).cast::<u64>().read_unaligned().to_le() }
-}
-
-#[inline(always)]
-fn load4(input: &[u8], at: usize) -> u32 {
-    debug_assert!(at + 4 <= input.len());
-    // SAFETY: as above.
-    unsafe { input.as_ptr().add(at).cast::<u32>().read_unaligned().to_le() }
 }

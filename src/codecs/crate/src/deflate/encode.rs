@@ -2,11 +2,11 @@
 
 use super::inflate::{DISTANCES, LENGTHS, ORDER};
 use crate::codes::code_lengths;
-use super::chains::{Chains, Effort, Run};
+use super::chains::{Chains, Effort, LINKS, Run};
 use crate::writer::BitWriter;
 
-/// Input of one block: little enough for its codes to fit what is in it.
-const BLOCK: usize = 32 * 1024;
+/// Input of one block: little enough for its codes to fit what is in it, and what the chains slide by.
+const BLOCK: usize = LINKS;
 const MOST_STORED: usize = 0xffff;
 const END_OF_BLOCK: usize = 256;
 
