@@ -1,15 +1,16 @@
 /**
- * `npm run bench -- guest`: fio in a Debian guest, on block86's controllers with a raw file behind each, on v86's own IDE disk that lies
- * in RAM, and on a RAM disk inside the guest (brd). They take turns cell by cell, in one run.
+ * `npm run bench -- guest`: fio in a Debian guest, on block86's controllers with a raw file behind each, on v86's own IDE disk, in RAM
+ * and on the host's disk, and on a RAM disk inside the guest (brd). They take turns in one run; block86's IDE and v86's cannot be in one
+ * guest, so that there are two then, which take turns too.
  */
-import { buildDebianGuest, type DebianGuest } from '../../guests/debian/index.ts'
+import { buildDebianGuest } from '../../guests/debian/index.ts'
 import { temporaryFolder } from '../tools.ts'
 import { type Cell, chosenCells, jobFile, speeds } from './guest/cells.ts'
-import { DEVICES, type Device, machinesFor, SIZE, startMachine } from './guest/machine.ts'
+import { DEVICES, type Device, type Machine, machinesFor, SIZE, startMachine } from './guest/machine.ts'
 import { type Column, printTable, printTargets } from './guest/table.ts'
 
-/** Cells that one fio measures, so that the others are known if the rest goes wrong. */
-const AT_ONCE = 4
+/** Cells that one fio measures before another machine has its turn. */
+const AT_ONCE = 2
 
 const HELP = `npm run bench -- guest [OPTION...]
 
@@ -38,16 +39,29 @@ export async function run(args: readonly string[]): Promise<number> {
     return 2
   }
   const debian = await buildDebianGuest({ onProgress: (message) => console.log(message) })
-  const [first, second] = machinesFor(options.devices)
-  const columns = await measureMachine(debian, first!, options)
-  const besideIde = second === undefined ? columns : await measureMachine(debian, second, options)
+  const folder = temporaryFolder()
+  const machines: Machine[] = []
+  let columns: Map<Device, Column>[]
+  try {
+    for (const [at, devices] of machinesFor(options.devices).entries()) {
+      console.log(`booting a guest with ${devices.join(', ')}`)
+      const file = (name: string) => folder.file(`${at}-${name}`)
+      machines.push(await startMachine(debian, devices, file, options.scheduler))
+      await machines.at(-1)!.guest.emulator.stop()
+    }
+    columns = await measure(machines, options)
+  } finally {
+    for (const { guest } of machines) await guest.close()
+    folder.remove()
+  }
+  const [first, last] = [columns[0]!, columns.at(-1)!]
   const all = new Map(
     DEVICES.flatMap((device) => {
-      const column = columns.get(device) ?? besideIde.get(device)
+      const column = first.get(device) ?? last.get(device)
       return column === undefined ? [] : [[device, column] as const]
     }),
   )
-  const results = { columns: all, besideIde }
+  const results = { columns: all, besideIde: last }
   console.log()
   printTable(options.chosen, results)
   console.log()
@@ -82,53 +96,49 @@ function parse(args: readonly string[]): Options | undefined {
   return sane ? options : undefined
 }
 
-async function measureMachine(
-  debian: DebianGuest,
-  devices: readonly Device[],
-  options: Options,
-): Promise<ReadonlyMap<Device, Column>> {
-  console.log(`booting a guest with ${devices.join(', ')}`)
-  const { chosen, scheduler } = options
-  const folder = temporaryFolder()
-  try {
-    const { guest, paths } = await startMachine(debian, devices, (name) => folder.file(name), scheduler)
-    try {
-      const round = async (seconds: number) => {
-        const counts: number[][] = []
-        for (let at = 0; at < chosen.length; at += AT_ONCE) {
-          const some = chosen.slice(at, at + AT_ONCE)
-          await guest.must(`cat > /tmp/jobs <<'END'\n${jobFile(some, [...paths.values()], SIZE, seconds)}END`)
-          const output = await guest.must('fio --output-format=terse --terse-version=3 /tmp/jobs', {
-            timeout: 3_600_000,
-          })
-          const found = speeds(output)
-          for (const [cell, { name }] of some.entries()) {
-            const speed = found[cell] ?? []
-            counts.push(speed)
-            console.log(`  ${name}: ${devices.map((device, i) => `${device} ${speed[i]?.toFixed(1)}`).join(', ')}`)
-          }
-        }
-        return counts
-      }
-      console.log(`warming up, ${chosen.length * devices.length} times ${options.warm} s`)
-      if (options.warm > 0) await round(options.warm)
-      const rounds: number[][][] = []
-      while (rounds.length < options.rounds) {
-        console.log(`round ${rounds.length + 1}, ${chosen.length * devices.length} times ${options.seconds} s`)
-        rounds.push(await round(options.seconds))
-      }
-      return new Map(
-        [...paths.keys()].map((device, at) => [
-          device,
-          chosen.map((_, cell) => median(rounds.map((each) => each[cell]?.[at] ?? Number.NaN))),
-        ]),
-      )
-    } finally {
-      await guest.close()
+/** What all machines say, in turn, so that what disturbs the host disturbs all: only one of them runs at a time. */
+async function measure(
+  machines: readonly Machine[],
+  { chosen, seconds, rounds, warm }: Options,
+): Promise<Map<Device, Column>[]> {
+  const round = async (time: number): Promise<number[][][]> => {
+    const counts: number[][][] = machines.map(() => [])
+    for (let at = 0; at < chosen.length; at += AT_ONCE) {
+      const some = chosen.slice(at, at + AT_ONCE)
+      for (const [place, machine] of machines.entries()) counts[place]!.push(...(await turn(machine, some, time)))
     }
-  } finally {
-    folder.remove()
+    return counts
   }
+  console.log(`warming up, ${warm} s for each cell and device`)
+  if (warm > 0) await round(warm)
+  const all: number[][][][] = []
+  while (all.length < rounds) {
+    console.log(`round ${all.length + 1}, ${seconds} s for each cell and device`)
+    all.push(await round(seconds))
+  }
+  return machines.map(
+    ({ places }, machine) =>
+      new Map(
+        [...places.keys()].map((device, at) => [
+          device,
+          chosen.map((_, cell) => median(all.map((each) => each[machine]?.[cell]?.[at] ?? Number.NaN))),
+        ]),
+      ),
+  )
+}
+
+/** Has a machine that stands still measure some cells: MiB/s of each cell, by device. */
+async function turn({ guest, places }: Machine, some: readonly Cell[], seconds: number): Promise<number[][]> {
+  await guest.emulator.run()
+  await guest.must(`cat > /tmp/jobs <<'END'\n${jobFile(some, [...places.values()], SIZE, seconds)}END`)
+  const output = await guest.must('fio --output-format=terse --terse-version=3 /tmp/jobs', { timeout: 3_600_000 })
+  await guest.emulator.stop()
+  const found = speeds(output)
+  return some.map(({ name }, cell) => {
+    const speed = found[cell] ?? []
+    console.log(`  ${name}: ${[...places.keys()].map((device, i) => `${device} ${speed[i]?.toFixed(1)}`).join(', ')}`)
+    return speed
+  })
 }
 
 function median(values: readonly number[]): number {

@@ -40,12 +40,18 @@ export function chosenCells(texts: readonly string[]): readonly Cell[] {
 }
 
 /** One fio job file, with a job for each cell and each device after the other; a job is named by the places of both. */
-export function jobFile(chosen: readonly Cell[], paths: readonly string[], size: number, seconds: number): string {
+export function jobFile(
+  chosen: readonly Cell[],
+  places: readonly { path: string; writesAt: number }[],
+  size: number,
+  seconds: number,
+): string {
   const jobs = chosen.flatMap(({ direct, write, block, depth }, cell) =>
-    paths.flatMap((path, device) => [
+    places.flatMap(({ path, writesAt }, device) => [
       `[${cell}-${device}]`,
       'stonewall',
       `filename=${path}`,
+      `offset=${write ? writesAt : 0}`,
       `rw=${block <= 16 ? 'rand' : ''}${write ? 'write' : 'read'}`,
       `bs=${block}k`,
       `direct=${direct ? 1 : 0}`,

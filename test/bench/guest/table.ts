@@ -28,6 +28,7 @@ function ratios({ columns, besideIde }: Results): readonly Ratio[] {
     of('virtio/brd', 'virtio', 'brd'),
     of('null/v86-ide', 'null', 'v86-ide'),
     of('ide/v86-ide', 'ide', 'v86-ide'),
+    of('ide/v86-ide-file', 'ide', 'v86-ide-file'),
     of('ide/virtio', 'ide', 'virtio', besideIde),
     of('scsi/v86-ide', 'scsi', 'v86-ide'),
     of('scsi/virtio', 'scsi', 'virtio'),
@@ -75,7 +76,7 @@ export function printTargets(cells: readonly Cell[], results: Results): void {
   target('virtio/v86-ide', 5, '4 KiB O_DIRECT', ({ direct, block }) => direct && block === 4)
   target('virtio/brd', 0.9, '1 MiB', ({ block }) => block === 1024)
   target('virtio/v86-ide', 1, 'every cell', () => true)
-  target('ide/v86-ide', 1.5, 'every cell', () => true)
+  target('ide/v86-ide-file', 1.5, 'every cell', () => true)
   target('ide/virtio', 0.7, 'large sequential', large)
   target('scsi/v86-ide', 1, '16 KiB random and 1 MiB sequential', ({ block }) => block === 16 || block === 1024)
 }
