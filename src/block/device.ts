@@ -22,6 +22,13 @@ export interface Place {
   readonly length: number
 }
 
+/** Bytes where they lie already, the ones of an image or its file, to look at until they are given back. */
+export interface Loan {
+  readonly bytes: Uint8Array
+  /** Gives them back; they must not be touched any more. */
+  release(): void
+}
+
 export interface WriteOptions {
   /** Forced unit access: the write completes when it is durable. */
   fua?: boolean
@@ -67,6 +74,14 @@ export interface BlockDriver {
    * undefined if nowhere, or if that is not known at once.
    */
   place?(at: number, length: number): Place | undefined
+  /**
+   * Bytes from `at` on without a copy of them, at least one, at most `length`; undefined if they are not in memory, or may be written to
+   * from here. Where another program may make the file shorter meanwhile, to touch them later than at once ends the process: so
+   * the kernel is to copy what is lent.
+   */
+  lend?(at: number, length: number): Loan | undefined
+  /** Whether what is written, if it is whole units of allocation, goes to the kernel and is looked at by nobody before. */
+  readonly unseen?: boolean
   /** The nearest place, here or below, where requests can be held; for formats to announce what they do. */
   readonly debug?: DebugPoints | undefined
   /** Smallest unit of offsets and lengths, bytes, a power of two; default 1. */
@@ -200,6 +215,16 @@ export class BlockDevice implements BlockDriver {
     }
     if (plain !== undefined) return plain.device.placed(plain.offset + at, length)
     return { device: this, at, length }
+  }
+
+  /** What the layer that has the bytes lends of them. */
+  lend(at: number, length: number): Loan | undefined {
+    const place = this.placed(at, length)
+    return place?.device.driver.lend?.(place.at, place.length)
+  }
+
+  get unseen(): boolean {
+    return this.driver.unseen === true && this.debug === undefined
   }
 
   flush(): Now<void> {

@@ -88,6 +88,8 @@ export abstract class Remap
         | 'backing'
         | 'place'
         | 'plain'
+        | 'lend'
+        | 'unseen'
         | 'debug'
         | 'copyTo'
         | 'align'

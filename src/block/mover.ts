@@ -48,6 +48,10 @@ export class ImageDevice implements BlockDriver {
     return this.image.clusterSize
   }
 
+  get unseen(): boolean {
+    return this.image.file.unseen
+  }
+
   read(at: number, into: IoVec): Now<void> {
     const traffic = this.#traffic
     if (traffic.gate !== undefined) return traffic.gate.then(() => this.read(at, into))

@@ -10,6 +10,10 @@ abstract class Plain extends Filter {
   get plain() {
     return { device: this.next, offset: 0 }
   }
+
+  get unseen(): boolean {
+    return this.next.unseen
+  }
 }
 
 /** Every write is durable when it completes. */

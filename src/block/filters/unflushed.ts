@@ -11,6 +11,10 @@ export class Unflushed extends Filter {
     return { device: this.next, offset: 0 }
   }
 
+  get unseen(): boolean {
+    return this.next.unseen
+  }
+
   override write(at: number, from: IoVec): Now<void> {
     return this.next.write(at, from)
   }

@@ -16,6 +16,10 @@ class Raw extends Filter {
     return { device: this.next, offset: 0 }
   }
 
+  get unseen(): boolean {
+    return this.next.unseen
+  }
+
   override status(at: number, length: number): Now<Extent> {
     return after(this.next.status(at, length), (extent) => ({ ...extent, at }))
   }

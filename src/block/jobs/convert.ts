@@ -1,10 +1,10 @@
 /** Copies disks, one behind the other, into another: several requests in flight, holes left out, zeroes found. */
 import { isAllZero } from '../../codecs/index.ts'
-import type { BlockDevice } from '../device.ts'
+import type { BlockDevice, Loan } from '../device.ts'
 import { BlockError } from '../error.ts'
 import { bytesVec } from '../iovec.ts'
 import { ImageDevice } from '../mover.ts'
-import { type Now, rescue } from '../now.ts'
+import { all, type Now, rescue } from '../now.ts'
 import { type Shown, shows } from './holes.ts'
 import { Job, type JobOptions } from './job.ts'
 
@@ -42,6 +42,8 @@ export interface ConvertOptions extends JobOptions {
 
 /** Longest request, bytes. */
 const CHUNK = 2 << 20
+/** Longest piece of what is lent, bytes: nothing is kept of it, and fewer take turns. */
+const LENT = 8 << 20
 /** Requests in flight while reads come from a cache: more threads that copy would only take the processors from each other. */
 const FEW = 3
 const MANY = 8
@@ -99,6 +101,15 @@ interface Piece {
   readonly at: number
   readonly length: number
   readonly kind: Kind
+  /** Its bytes, if they need not be read. */
+  readonly loan?: Loan | undefined
+}
+
+/** A stretch of a piece that holds data or is all zeroes. */
+interface Stretch {
+  readonly start: number
+  readonly end: number
+  readonly zero: boolean
 }
 
 /** The turn of a piece to write. */
@@ -118,6 +129,8 @@ class Copy {
   /** How long reads took lately, milliseconds. */
   #latency = 0
   readonly #unit: number
+  /** What is lent may be given to the target. */
+  readonly #borrows: boolean
   readonly #compress: ((at: number, bytes: Uint8Array) => Now<void>) | undefined
   readonly #cluster: number
   readonly #flights = new Set<Promise<void>>()
@@ -148,6 +161,7 @@ class Copy {
     const least = options.minSparse ?? 4096
     // A cluster that holds anything is written as a whole: its parts would cost a request each.
     this.#unit = least === 0 ? 0 : Math.max(least, Math.min(this.#cluster, CHUNK))
+    this.#borrows = target.unseen && !options.compress && !options.offload
   }
 
   get busy(): boolean {
@@ -179,9 +193,22 @@ class Copy {
     if (kind === 'data' && grid > 0 && step < this.#run.length)
       step = Math.max(step - ((this.#at + step) % grid), Math.min(grid, step))
     if (this.#options.compress && kind !== 'base') return this.#whole(step)
-    const piece = { source: device, from, at: this.#at, length: step, kind }
-    this.#advance(step)
+    const lent = this.#options.speed ? step : Math.min(this.#run.length, LENT)
+    const loan = kind === 'data' && this.#borrows ? this.#borrow(device, from, lent, grid) : undefined
+    const piece = { source: device, from, at: this.#at, length: loan?.bytes.length ?? step, kind, loan }
+    this.#advance(piece.length)
     return piece
+  }
+
+  /** Whole units of the target, from the memory that has them: a read would only copy them to where they are copied from again. */
+  #borrow(device: BlockDevice, from: number, most: number, grid: number): Loan | undefined {
+    if (grid > 0 && this.#at % grid !== 0) return undefined
+    const length = grid > 0 ? most - (most % grid) : most
+    if (length === 0) return undefined
+    const loan = device.lend(from, length)
+    if (loan === undefined || grid === 0 || loan.bytes.length % grid === 0) return loan
+    loan.release()
+    return undefined
   }
 
   /** Compressed clusters are written as a whole, with what follows whatever it is. */
@@ -269,7 +296,8 @@ class Copy {
   }
 
   async #data(piece: Piece, turn: Turn): Promise<void> {
-    const { at, length } = piece
+    const { at, length, loan } = piece
+    if (loan !== undefined) return this.#lent(at, loan, turn)
     if (this.#options.offload && (await this.#offload(piece))) return turn.begun()
     const buffer = this.#buffers.pop() ?? new Uint8Array(CHUNK)
     try {
@@ -322,12 +350,29 @@ class Copy {
     }
   }
 
-  async #sparse(at: number, bytes: Uint8Array): Promise<void> {
-    const { zeroFrom = Number.POSITIVE_INFINITY } = this.#options
+  async #lent(at: number, { bytes, release }: Loan, turn: Turn): Promise<void> {
+    try {
+      // Now, for who lends does not promise that they can be looked at later.
+      const stretches = this.#unit === 0 ? undefined : this.#stretches(at, bytes)
+      await turn.before
+      if (this.#failed) return turn.begun()
+      const written = stretches === undefined ? this.#write(at, bytes) : this.#writeAll(at, bytes, stretches)
+      turn.begun()
+      await written
+    } finally {
+      release()
+    }
+  }
+
+  #sparse(at: number, bytes: Uint8Array): Now<void> {
+    return this.#writeAll(at, bytes, this.#stretches(at, bytes))
+  }
+
+  /** Units of equal kind together; they lie where the target's do: the first and the last may be parts of one. */
+  #stretches(at: number, bytes: Uint8Array): Stretch[] {
     const unit = this.#unit
     const { length } = bytes
-    const later: Now<void>[] = []
-    // Units lie where the target's do; the first and the last of the buffer may be parts of one.
+    const found: Stretch[] = []
     let end = Math.min(unit - (at % unit), length)
     let zero = isZero(bytes, 0, end)
     for (let start = 0; start < length; ) {
@@ -338,13 +383,22 @@ class Copy {
         if (next !== zero) break
         end = last
       }
-      if (!zero) later.push(this.#write(at + start, bytes.subarray(start, end)))
-      else if (at + start < zeroFrom) later.push(this.#zero(at + start, end - start))
+      found.push({ start, end, zero })
       start = end
       end = Math.min(end + unit, length)
       zero = next
     }
-    await Promise.all(later)
+    return found
+  }
+
+  #writeAll(at: number, bytes: Uint8Array, stretches: readonly Stretch[]): Now<void> {
+    const { zeroFrom = Number.POSITIVE_INFINITY } = this.#options
+    const later: Now<void>[] = []
+    for (const { start, end, zero } of stretches) {
+      if (!zero) later.push(this.#write(at + start, bytes.subarray(start, end)))
+      else if (at + start < zeroFrom) later.push(this.#zero(at + start, end - start))
+    }
+    return all(later)
   }
 
   async #pack(at: number, bytes: Uint8Array): Promise<void> {

@@ -1,12 +1,13 @@
 /** An open file or host block device as a driver. */
 import fs from 'node:fs'
 import { promisify } from 'node:util'
-import type { BlockDriver, Extent, WriteOptions, ZeroOptions } from '../../device.ts'
+import type { BlockDriver, Extent, Loan, WriteOptions, ZeroOptions } from '../../device.ts'
 import { BlockError, errnoOf } from '../../error.ts'
 import type { IoVec } from '../../iovec.ts'
 import { after, type Now } from '../../now.ts'
 import { type Engine, Ticket, type Waiter } from './engine.ts'
 import { EAGAIN, ENOSYS, EOPNOTSUPP, EPERM, nodeError } from './failure.ts'
+import type { Lent } from './lent.ts'
 import { type Libc, RWF_NOWAIT } from './libc.ts'
 import { MAPPED_MIN, type Mapped } from './mapped.ts'
 import type { Medium } from './medium.ts'
@@ -55,6 +56,8 @@ export interface FileParts {
   readonly immediate?: { readonly libc: Libc; readonly addresses: Addresses } | undefined
   /** A quicker way to long reads of what the page cache has. */
   readonly mapped?: Mapped | undefined
+  /** Lends what the page cache has; absent if the file is written to from here. */
+  readonly lent?: Lent | undefined
   readonly libc: Libc | undefined
   /** Longest read that is tried at once, bytes. */
   readonly readMax: number
@@ -213,6 +216,14 @@ export class FileDriver implements BlockDriver {
     return Math.max(await copied, 0)
   }
 
+  lend(at: number, length: number): Loan | undefined {
+    return this.parts.lent?.lend(at, length)
+  }
+
+  get unseen(): boolean {
+    return this.align === 1
+  }
+
   /** The descriptor, if the page cache has all of the range. */
   cached(at: number, length: number): number | undefined {
     const { immediate, fd, medium } = this.parts
@@ -228,6 +239,7 @@ export class FileDriver implements BlockDriver {
       })
     }
     this.parts.mapped?.close()
+    this.parts.lent?.close()
     await this.parts.tail.close()
     await closeLater(this.parts.fd)
   }

@@ -11,6 +11,7 @@ import { type Alignment, direct, probeAlignment } from './direct.ts'
 import type { Engine } from './engine.ts'
 import { EOPNOTSUPP, hostError, nodeError } from './failure.ts'
 import { FileDriver, READ_MAX, type Tail } from './file.ts'
+import { Lent } from './lent.ts'
 import { libc } from './libc.ts'
 import { lockImage, refuseIfUsed } from './lock.ts'
 import { mapped } from './mapped.ts'
@@ -189,6 +190,10 @@ async function driver(path: string, fd: number, stat: fs.Stats, options: FileOpt
       immediate === undefined || medium.kind !== 'file'
         ? undefined
         : mapped(immediate.libc, immediate.addresses, fd, medium.size),
+    lent:
+      calls === undefined || !readOnly || options.direct || medium.kind !== 'file'
+        ? undefined
+        : new Lent(calls, fd, medium.size),
     libc: calls,
     readMax: options.readMax ?? READ_MAX,
     tail: tailOf(path, fd, readOnly),

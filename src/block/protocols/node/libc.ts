@@ -25,9 +25,13 @@ export interface Libc {
   mmap(fd: number, at: number, length: number): ArrayBuffer
   /** Bytes of a page of memory. */
   readonly pageSize: number
-  /** Maps bytes of an open file for reading; the address of the first, or minus the error number. */
-  mapFile(fd: number, at: number, length: number): number
+  /** Maps bytes of an open file for reading, in the place of what is mapped at `where`; the address of the first, or minus the error number. */
+  mapFile(fd: number, at: number, length: number, where?: number): number
   unmap(address: number, length: number): Result
+  /** Mapped memory as an array, which must not be touched once it is unmapped. */
+  view(address: number, length: number): ArrayBuffer
+  /** Puts the pages of mapped memory into the process' page table; an error where touching them would end the process. */
+  populate(address: number, length: number): Result
   /** memcpy(3). */
   copy(to: number, from: number, length: number): void
   /** Asks for large pages where the memory has none yet; of no effect on a kernel without them. */
@@ -109,11 +113,13 @@ const LATER_MAX = 2
 const PROT_READ = 1
 const PROT_READ_WRITE = 3
 const MAP_SHARED = 1
+const MAP_FIXED = 0x10
 const MAP_SHARED_POPULATE = 0x8001
 const MAP_FAILED = 2n ** 64n - 1n
 
 // madvise(2)
 const MADV_HUGEPAGE = 14
+const MADV_POPULATE_READ = 22
 
 // lseek(2)
 const SEEK_END = 2
@@ -276,11 +282,17 @@ function bind(koffi: Koffi): Libc {
       return koffi.view(place, length)
     },
     pageSize,
-    mapFile(fd, at, length) {
-      const place = BigInt(mmap(null, length, PROT_READ, MAP_SHARED, fd, at))
+    mapFile(fd, at, length, where) {
+      const flags = where === undefined ? MAP_SHARED : MAP_SHARED | MAP_FIXED
+      const place = BigInt(mmap(where === undefined ? null : BigInt(where), length, PROT_READ, flags, fd, at))
       return place === MAP_FAILED ? -koffi.errno() : Number(place)
     },
     unmap: (address, length) => result(munmap(address, length)),
+    view: (address, length) => koffi.view(BigInt(address), length),
+    populate(address, length) {
+      const start = address - (address % pageSize)
+      return result(madvise(start, address + length - start, MADV_POPULATE_READ))
+    },
     copy: (to, from, length) => void memcpy(to, from, length),
     preferLargePages(address, length) {
       const start = Math.ceil(address / pageSize) * pageSize

@@ -67,12 +67,7 @@ export class Mapped {
     const window = this.#windows.get(index) ?? this.#add(index)
     window.used = ++this.#reads
     if (window.address === 0 && (++window.reads < this.#readsMin || !this.#map(index, window))) return false
-    if (at + length > this.#libc.end(this.#fd)) return false
-    const { pageSize } = this.#libc
-    const start = within - (within % pageSize)
-    const pages = Math.ceil((within + length - start) / pageSize)
-    if (this.#libc.mincore(window.address + start, pages * pageSize, this.#pages) < 0) return false
-    for (let page = 0; page < pages; page++) if ((this.#pages[page]! & 1) === 0) return false
+    if (!isCached(this.#libc, this.#fd, at, window.address + within, length, this.#pages)) return false
     let from = window.address + within
     for (const view of views) {
       this.#libc.copy(this.#addresses.of(view), from, view.length)
@@ -123,25 +118,48 @@ export class Mapped {
   }
 }
 
+/** Whether the file has `length` bytes from `at` on, which are mapped at `address`, and the page cache all of them; `pages` is room for the answer. */
+export function isCached(
+  libc: Libc,
+  fd: number,
+  at: number,
+  address: number,
+  length: number,
+  pages: Uint8Array,
+): boolean {
+  if (at + length > libc.end(fd)) return false
+  const { pageSize } = libc
+  const start = address - (address % pageSize)
+  const count = Math.ceil((address + length - start) / pageSize)
+  if (libc.mincore(start, count * pageSize, pages) < 0) return false
+  for (let page = 0; page < count; page++) if ((pages[page]! & 1) === 0) return false
+  return true
+}
+
 /**
  * The windows of the open file `fd` of `size` bytes; undefined where mincore(2) does not tell the truth, or pages may not be
  * those that are written.
  */
 export function mapped(libc: Libc, addresses: Addresses, fd: number, size: number): Mapped | undefined {
+  return mappable(libc, fd, size) ? new Mapped(libc, addresses, fd) : undefined
+}
+
+/** Whether a mapping shows what write(2) writes, and mincore(2) what of it is there. */
+export function mappable(libc: Libc, fd: number, size: number): boolean {
   // What is mapped keeps the file's locks, and nobody unmaps it when a thread is terminated.
-  if (!isMainThread) return undefined
+  if (!isMainThread) return false
   try {
-    if (!LOCAL.includes(fs.statfsSync(`/proc/self/fd/${fd}`).type)) return undefined
+    if (!LOCAL.includes(fs.statfsSync(`/proc/self/fd/${fd}`).type)) return false
   } catch {
-    return undefined
+    return false
   }
   const { pageSize } = libc
   // Of a file that is not ours to write, mincore calls every page present, those after its end too.
   const end = Math.ceil(size / pageSize) * pageSize
   const address = libc.mapFile(fd, end, pageSize)
-  if (address < 0) return undefined
+  if (address < 0) return false
   const pages = Uint8Array.of(1)
   const asked = libc.mincore(address, pageSize, pages)
   libc.unmap(address, pageSize)
-  return asked < 0 || (pages[0]! & 1) !== 0 ? undefined : new Mapped(libc, addresses, fd)
+  return asked >= 0 && (pages[0]! & 1) === 0
 }
