@@ -67,6 +67,8 @@ export interface Image {
   readonly tracker?: Tracker | undefined
   /** One mapping from `at`, at most `length` long, at least one byte. */
   map(at: number, length: number): Now<Mapping>
+  /** The shortest way to data for reads: where all of the range is in `file`, in one piece; -1 where only `map` can tell. */
+  locate?(at: number, length: number): number
   /**
    * New space that covers the start of the range; it may cover less than was asked. The mover never runs two allocations,
    * zeroes or discards of one cluster at the same time.

@@ -4,6 +4,8 @@ import type { Now } from './now.ts'
 /** Most bytes of a page; 32 sectors, so that one number holds a page's dirty sectors. */
 export const MAX_PAGE = 16384
 const SECTOR_BITS = 9
+/** Pages that are found by a few bits of their keys. */
+const NEAR_MASK = 63
 
 /** A write of metadata: a copy of what was dirty, so that what changes meanwhile is not written too early. */
 export interface Patch {
@@ -82,6 +84,8 @@ export class PageCache<P extends Page> {
   readonly limit: number
   readonly #pages = new Map<number, P>()
   readonly #loading = new Map<number, Promise<P>>()
+  /** Pages that were wanted last, to be found without a look into the map. */
+  readonly #near = new Array<P | undefined>(NEAR_MASK + 1).fill(undefined)
   #cost = 0
 
   constructor(limit: number) {
@@ -94,8 +98,16 @@ export class PageCache<P extends Page> {
   }
 
   get(key: number): P | undefined {
+    const near = this.#near[key & NEAR_MASK]
+    if (near !== undefined && near.key === key) {
+      near.used = true
+      return near
+    }
     const page = this.#pages.get(key)
-    if (page !== undefined) page.used = true
+    if (page !== undefined) {
+      page.used = true
+      this.#near[key & NEAR_MASK] = page
+    }
     return page
   }
 
@@ -140,12 +152,19 @@ export class PageCache<P extends Page> {
     const page = this.#pages.get(key)
     if (page === undefined) return
     this.#pages.delete(key)
+    this.#leave(page)
     this.#cost -= page.cost
   }
 
   clear(): void {
     this.#pages.clear()
+    this.#near.fill(undefined)
     this.#cost = 0
+  }
+
+  #leave(page: P): void {
+    const place = page.key & NEAR_MASK
+    if (this.#near[place] === page) this.#near[place] = undefined
   }
 
   /** Takes memory back down to the limit, except from `keep`. */
@@ -165,6 +184,7 @@ export class PageCache<P extends Page> {
         this.#pages.set(page.key, page)
         this.#cost += page.cost - before
       } else {
+        this.#leave(page)
         this.#cost -= before
       }
     }

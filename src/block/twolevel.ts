@@ -85,6 +85,8 @@ export class TwoLevelImage implements Image {
   readonly #pages: PageCache<TablePage>
   readonly #pageSize: number
   readonly #perPage: number
+  /** The inverse of the cluster size: a power of two. */
+  readonly #perCluster: number
   readonly #making = new Map<number, Promise<void>>()
   readonly #fresh = new Set<number>()
   #tail: number
@@ -103,6 +105,7 @@ export class TwoLevelImage implements Image {
     this.#l1 = new DataView(format.l1.buffer, format.l1.byteOffset, format.l1.length)
     this.#pageSize = Math.min(MAX_PAGE, format.l2Entries * 8)
     this.#perPage = this.#pageSize / 8
+    this.#perCluster = 1 / this.clusterSize
     this.#pages = new PageCache(Math.max(format.limit, 4 * MAX_PAGE))
     this.#tail = Math.ceil(format.file.size / this.clusterSize)
     this.backing = format.backing
@@ -160,6 +163,17 @@ export class TwoLevelImage implements Image {
       length: covered,
       unpack: () => after(this.#unpack(entry.at, entry.length), (bytes) => bytes.subarray(within, within + covered)),
     }
+  }
+
+  /** Only of what lies in one cluster: of more, the map says it well enough. */
+  locate(at: number, length: number): number {
+    const cluster = Math.floor(at * this.#perCluster)
+    const key = Math.floor(cluster / this.#perPage)
+    const page = this.#pages.get(key)
+    const within = at - cluster * this.clusterSize
+    if (page === undefined || within + length > this.clusterSize) return -1
+    const entry = this.#entry(page, cluster - key * this.#perPage)
+    return entry.kind === 'raw' ? entry.at + within : -1
   }
 
   #mapLater(at: number, length: number, cluster: number): Now<Mapping> {
@@ -442,7 +456,7 @@ export class TwoLevelImage implements Image {
     const entry = this.#little ? this.#format.decode(second, first) : this.#format.decode(first, second)
     if (
       entry.kind === 'raw' &&
-      (entry.at === 0 || entry.at % this.clusterSize !== 0 || !Number.isSafeInteger(entry.at))
+      (entry.at === 0 || (entry.at & (this.clusterSize - 1)) !== 0 || !Number.isSafeInteger(entry.at))
     ) {
       throw new BlockError('EIO', `${this.name} is corrupt: a data cluster is at ${entry.at}`)
     }

@@ -54,11 +54,15 @@ export class ClusterMap {
   readonly #parts: MapParts
   readonly #clusterSize: number
   readonly #extended: boolean
+  readonly #external: boolean
   readonly #subSize: number
   /** Entries of an L2 table, of a slice, and slices of a table. */
   readonly #perTable: number
   readonly #perSlice: number
   readonly #slicesPerTable: number
+  /** Bytes of the disk that a slice maps, and the inverse: powers of two. */
+  readonly #span: number
+  readonly #perSpan: number
   readonly #sliceBytes: number
   readonly #slices: PageCache<Slice>
   #l1: Uint8Array
@@ -78,11 +82,14 @@ export class ClusterMap {
     const entrySize = l2EntrySize(header)
     this.#clusterSize = 2 ** header.clusterBits
     this.#extended = entrySize === 16
+    this.#external = parts.dataFile !== undefined
     this.#subSize = this.#extended ? this.#clusterSize / 32 : this.#clusterSize
     this.#sliceBytes = Math.min(this.#clusterSize, MAX_PAGE)
     this.#perTable = this.#clusterSize / entrySize
     this.#perSlice = this.#sliceBytes / entrySize
     this.#slicesPerTable = this.#perTable / this.#perSlice
+    this.#span = this.#perSlice * this.#clusterSize
+    this.#perSpan = 1 / this.#span
     this.#slices = new PageCache(Math.max(parts.limit, 4 * MAX_PAGE))
     this.#l1 = l1
     this.#l1View = new DataView(l1.buffer, l1.byteOffset, l1.length)
@@ -156,6 +163,13 @@ export class ClusterMap {
     return this.#extended
       ? this.#mapExtended(slice, index, within, length)
       : this.#mapStandard(slice, index, within, length)
+  }
+
+  /** Where the range is in the image's file in one piece; -1 if it is not, or if more must be looked at to know. */
+  locate(at: number, length: number): number {
+    const key = Math.floor(at * this.#perSpan)
+    const slice = this.#slices.get(key)
+    return slice === undefined || slice.suspect || this.#external ? -1 : slice.place(at - key * this.#span, length)
   }
 
   #mapLater(at: number, length: number, cluster: number): Now<Mapping> {

@@ -123,6 +123,10 @@ export class Qcow2Image implements Image {
     return this.#parts.clusters.map(at, length)
   }
 
+  locate(at: number, length: number): number {
+    return this.#parts.clusters.locate(at, length)
+  }
+
   allocate(at: number, length: number): Now<Allocation> {
     return this.#writing(() => this.clusters.allocate(at, length))
   }

@@ -38,6 +38,11 @@ export class Slice extends Page {
   /** Some entry may point at metadata: each must be checked where it is used. */
   suspect = false
 
+  /** Bytes of the disk, from the slice's first, that were found in one piece last; and how far behind that piece lies in the file. */
+  #from = 0
+  #to = 0
+  #shift = 0
+
   /** Host offset of the cluster that was looked at; 0 if there is none. */
   offset = 0
   flags = 0
@@ -74,6 +79,27 @@ export class Slice extends Page {
     const view = this.#view
     if (view === undefined) this.#lookRuns(index)
     else this.#lookBytes(view, index)
+  }
+
+  /** Host offset of `length` bytes from byte `within` of what the slice maps, if they are there in one piece as they are; else -1. */
+  place(within: number, length: number): number {
+    return within >= this.#from && within + length <= this.#to ? within + this.#shift : this.#placeAnew(within, length)
+  }
+
+  #placeAnew(within: number, length: number): number {
+    const index = Math.floor(within / this.#clusterSize)
+    this.look(index)
+    const { flags, offset } = this
+    if ((flags & ~COPIED) !== PRESENT) return -1
+    if (this.#entryBits === 4 && (this.allocated !== ALL || this.zeroes !== 0)) return -1
+    const start = index * this.#clusterSize
+    const wanted = Math.ceil((within + length) / this.#clusterSize) - index
+    const count = this.#view === undefined ? this.#runEnd(index) - index : this.stretch(index, wanted)
+    if (count < wanted) return -1
+    this.#from = start
+    this.#to = start + count * this.#clusterSize
+    this.#shift = offset - start
+    return within + this.#shift
   }
 
   /** The descriptor of a compressed cluster, as two halves. */
@@ -201,7 +227,13 @@ export class Slice extends Page {
     this.flags = flags
   }
 
-  #lookRuns(index: number): void {
+  override touch(at: number, length: number): void {
+    super.touch(at, length)
+    this.#to = 0
+  }
+
+  /** The run that has an entry. */
+  #runOf(index: number): number {
     const heads = this.#heads!
     let low = 0
     let high = heads.length
@@ -210,6 +242,18 @@ export class Slice extends Page {
       if ((heads[middle]! & 0xffff) <= index) low = middle
       else high = middle
     }
+    return low
+  }
+
+  /** The first entry after the run of another. */
+  #runEnd(index: number): number {
+    const next = this.#runOf(index) + 1
+    return next < this.#heads!.length ? this.#heads![next]! & 0xffff : this.#entries
+  }
+
+  #lookRuns(index: number): void {
+    const heads = this.#heads!
+    const low = this.#runOf(index)
     const head = heads[low]!
     const offset = this.#runs![low]!
     this.flags = head >>> 16
