@@ -59,8 +59,11 @@ export interface Drives {
   close(): Promise<void>
 }
 
-/** Slots whose interrupt line none of v86's default devices uses. */
-const QUIET_SLOTS = [0x03, 0x04, 0x0f, 0x10, 0x13, 0x14]
+/**
+ * Slots whose controllers have few others on their interrupt line, whose driver looks at its own device at every interrupt: firmware
+ * routes the first of them to a line that none of v86's default devices uses, the second to that of its network card, and so on in turn.
+ */
+const QUIET_SLOTS = [0x03, 0x0d, 0x0f, 0x11, 0x13, 0x15, 0x17, 0x19, 0x1b, 0x1d]
 const FUNCTIONS = 8
 
 /**
