@@ -7,7 +7,7 @@ import { bytesOf, fieldsOf, flagOf, listOf, numberOf } from '../scsi/saved.ts'
 import { CheckCondition, INITIATOR_DETECTED_ERROR_MESSAGE_RECEIVED } from '../scsi/sense.ts'
 import { Connections, connectionsOf } from './connections.ts'
 import * as message from './messages.ts'
-import { INITIATOR, managementOf, type Nexus, newNexus } from './nexus.ts'
+import { INITIATOR, managementOf, type Nexus, NONE, newNexus } from './nexus.ts'
 import { PHASE_COMMAND, PHASE_DATA_IN, PHASE_DATA_OUT, PHASE_MSG_IN, PHASE_MSG_OUT, PHASE_STATUS } from './registers.ts'
 
 /** What the chip wants to hear of. */
@@ -26,6 +26,11 @@ const ATTRIBUTES: Readonly<Partial<Record<number, Attribute>>> = {
   [message.ORDERED]: 'ordered',
   [message.ACA]: 'aca',
 }
+
+const COMPLETE = [message.TASK_COMPLETE]
+const DISCONNECT = [message.DISCONNECT]
+const SAVE_AND_DISCONNECT = [message.SAVE_DATA_POINTER, message.DISCONNECT]
+const REJECT = [message.MESSAGE_REJECT]
 
 /** Message bytes that a target takes without an end before it gives up: no agreement needs as many. */
 const MESSAGE_LIMIT = 300
@@ -309,7 +314,7 @@ export class ScsiBus {
     }
     switch (code) {
       case message.EXTENDED_MESSAGE:
-        nexus.messages.push(...message.negotiate(Array.prototype.slice.call(bytes, at, at + length), this.#wide))
+        this.#queue(nexus, message.negotiate(Array.prototype.slice.call(bytes, at, at + length), this.#wide))
         return false
       case message.NO_OPERATION:
         return false
@@ -321,7 +326,7 @@ export class ScsiBus {
         }
         return false
       case message.MESSAGE_PARITY_ERROR:
-        nexus.messages.unshift(...nexus.said)
+        nexus.messages = [...nexus.said, ...nexus.messages]
         return false
       case message.INITIATOR_DETECTED_ERROR:
         nexus.task?.withdraw(new CheckCondition(INITIATOR_DETECTED_ERROR_MESSAGE_RECEIVED))
@@ -337,7 +342,7 @@ export class ScsiBus {
       case message.TARGET_RESET:
         return this.#manage(nexus, 'target reset')
       default:
-        nexus.messages.push(message.MESSAGE_REJECT)
+        this.#queue(nexus, REJECT)
         return false
     }
   }
@@ -398,11 +403,13 @@ export class ScsiBus {
   #giveMessages(nexus: Nexus, bytes: Uint8Array): number {
     const { messages } = nexus
     const length = Math.min(messages.length, bytes.length)
-    nexus.said = messages.slice(0, length)
     for (let i = 0; i < length; i++) bytes[i] = messages[i]!
-    if (length < messages.length) messages.splice(0, length)
-    else {
-      messages.length = 0
+    if (length < messages.length) {
+      nexus.said = messages.slice(0, length)
+      nexus.messages = messages.slice(length)
+    } else {
+      nexus.said = messages
+      nexus.messages = NONE
       this.#acknowledge = true
       if (nexus.sequel === 'go on') this.#advance(nexus)
     }
@@ -444,7 +451,7 @@ export class ScsiBus {
     else if (this.#attention) this.#phase = PHASE_MSG_OUT
     else if (nexus.sequel !== 'go on') this.#afterMessages(nexus)
     else if (task === undefined) this.#phase = PHASE_COMMAND
-    else if (nexus.statusSent) this.#say(nexus, [message.TASK_COMPLETE], 'end')
+    else if (nexus.statusSent) this.#say(nexus, COMPLETE, 'end')
     else if (task.phase === 'status') this.#phase = PHASE_STATUS
     else if (task.phase === 'aborted') this.#free()
     else if (task.phase === 'busy') this.#wait(nexus, task.next())
@@ -477,8 +484,7 @@ export class ScsiBus {
       }
     }
     if (leave) {
-      const save = nexus.task!.transferred > 0 ? [message.SAVE_DATA_POINTER] : []
-      this.#say(nexus, [...save, message.DISCONNECT], 'disconnect')
+      this.#say(nexus, nexus.task!.transferred > 0 ? SAVE_AND_DISCONNECT : DISCONNECT, 'disconnect')
     } else this.#phase = undefined
     settle(() => until, arrived, arrived)
   }
@@ -509,9 +515,13 @@ export class ScsiBus {
   }
 
   #say(nexus: Nexus, bytes: readonly number[], sequel: Nexus['sequel']): void {
-    nexus.messages.push(...bytes)
+    this.#queue(nexus, bytes)
     nexus.sequel = sequel
     this.#phase = PHASE_MSG_IN
+  }
+
+  #queue(nexus: Nexus, bytes: readonly number[]): void {
+    nexus.messages = nexus.messages.length === 0 ? bytes : [...nexus.messages, ...bytes]
   }
 
   #afterMessages(nexus: Nexus): void {

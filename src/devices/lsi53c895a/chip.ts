@@ -349,25 +349,41 @@ export class Lsi53c895a implements PciDevice, ScriptsHost, LowLevelHost {
   fetch(high: number, low: number): number | undefined {
     const ram = this.#ramOffset(low, 4)
     if (ram >= 0) return this.#ramView.getUint32(ram, true)
-    const { memory } = this.#machine
-    if (high !== 0 || !memory.contains(low, 4) || !this.config.busMaster) return undefined
-    return memory.data.getUint32(low, true)
+    return this.#reaches(high, low, 4) ? this.#machine.memory.data.getUint32(low, true) : undefined
+  }
+
+  /** Whether the chip gets at guest memory there. */
+  #reaches(high: number, low: number, length: number): boolean {
+    return high === 0 && this.#machine.memory.contains(low, length) && this.config.busMaster
   }
 
   memory(high: number, low: number, length: number): IoVec | undefined {
     const ram = this.#ramOffset(low, length)
     if (ram >= 0) return bytesVec(this.#ram.subarray(ram, ram + length))
-    const { memory } = this.#machine
-    if (high !== 0 || !memory.contains(low, length) || !this.config.busMaster) return undefined
-    return new GuestVec(memory).add(low, length)
+    return this.#reaches(high, low, length) ? new GuestVec(this.#machine.memory).add(low, length) : undefined
   }
 
   view(high: number, low: number, length: number): Uint8Array | undefined {
     const ram = this.#ramOffset(low, length)
     if (ram >= 0) return this.#ram.subarray(ram, ram + length)
-    const { memory } = this.#machine
-    if (high !== 0 || !memory.contains(low, length) || !this.config.busMaster) return undefined
-    return memory.ram.subarray(low, low + length)
+    return this.#reaches(high, low, length) ? this.#machine.memory.ram.subarray(low, low + length) : undefined
+  }
+
+  load(high: number, low: number, length: number): number | undefined {
+    const ram = this.#ramOffset(low, length)
+    if (ram >= 0) return number(this.#ramView, ram, length)
+    return this.#reaches(high, low, length) ? number(this.#machine.memory.data, low, length) : undefined
+  }
+
+  store(high: number, low: number, length: number, value: number): boolean {
+    const ram = this.#ramOffset(low, length)
+    if (ram >= 0) put(this.#ramView, ram, length, value)
+    else if (this.#reaches(high, low, length)) {
+      const { memory } = this.#machine
+      put(memory.data, low, length, value)
+      memory.dirty(low, length)
+    } else return false
+    return true
   }
 
   written(low: number, length: number): void {
@@ -508,4 +524,17 @@ export class Lsi53c895a implements PciDevice, ScriptsHost, LowLevelHost {
     bytes[reg.MBOX0] = 0
     this.#interrupts.reset()
   }
+}
+
+/** The number of 1 to 4 bytes that starts at `at`, little-endian. */
+function number(view: DataView, at: number, length: number): number {
+  if (length === 4) return view.getUint32(at, true)
+  let value = 0
+  for (let i = length - 1; i >= 0; i--) value = (value << 8) | view.getUint8(at + i)
+  return value
+}
+
+function put(view: DataView, at: number, length: number, value: number): void {
+  if (length === 4) view.setUint32(at, value, true)
+  else for (let i = 0; i < length; i++) view.setUint8(at + i, (value >>> (8 * i)) & 0xff)
 }

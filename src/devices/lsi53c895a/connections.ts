@@ -17,8 +17,8 @@ export interface SavedConnections {
 
 export class Connections {
   /** In the order in which they came. */
-  readonly #commands = new Set<Nexus>()
-  readonly #away = new Set<Nexus>()
+  readonly #commands: Nexus[] = []
+  readonly #away: Nexus[] = []
   readonly #ready: Nexus[] = []
 
   /** Whether a target waits for the bus to reselect. */
@@ -28,22 +28,22 @@ export class Connections {
 
   /** Whether a command is disconnected, and what it waits for may not be there. */
   isWaiting(nexus: Nexus): boolean {
-    return this.#away.has(nexus) && !this.#ready.includes(nexus)
+    return this.#away.includes(nexus) && !this.#ready.includes(nexus)
   }
 
   /** A target has taken the command. */
   began(nexus: Nexus): void {
-    this.#commands.add(nexus)
+    this.#commands.push(nexus)
   }
 
   /** The connection is over, and with it the command unless it is disconnected. */
   ended(nexus: Nexus): void {
-    if (!this.#away.has(nexus)) this.#commands.delete(nexus)
+    if (!this.#away.includes(nexus)) take(this.#commands, nexus)
   }
 
   /** The target disconnects. */
   left(nexus: Nexus): void {
-    this.#away.add(nexus)
+    this.#away.push(nexus)
   }
 
   /** The target wants to reselect. */
@@ -54,33 +54,33 @@ export class Connections {
   /** The first that wants to reselect, which it does. */
   next(): Nexus | undefined {
     const nexus = this.#ready.shift()
-    if (nexus !== undefined) this.#away.delete(nexus)
+    if (nexus !== undefined) take(this.#away, nexus)
     return nexus
   }
 
   /** A disconnected command was aborted. */
   drop(nexus: Nexus): void {
-    this.#away.delete(nexus)
-    this.#commands.delete(nexus)
+    take(this.#away, nexus)
+    take(this.#commands, nexus)
   }
 
   /** Disconnected commands were aborted, as many as `gone` says. */
   forget(gone: (nexus: Nexus) => boolean): void {
-    for (const nexus of this.#away) if (gone(nexus)) this.drop(nexus)
+    for (const nexus of this.#away.filter(gone)) this.drop(nexus)
     const left = this.#ready.filter((nexus) => !gone(nexus))
     this.#ready.splice(0, this.#ready.length, ...left)
   }
 
   clear(): void {
-    this.#commands.clear()
-    this.#away.clear()
+    this.#commands.length = 0
+    this.#away.length = 0
     this.#ready.length = 0
   }
 
   /** All of them with their tasks, and the one that is connected. */
   save(current: Nexus | undefined): Saved {
     const nexuses = [...this.#commands]
-    if (current !== undefined && !this.#commands.has(current)) nexuses.push(current)
+    if (current !== undefined && !this.#commands.includes(current)) nexuses.push(current)
     const away = new Set([...this.#ready, ...this.#away])
     return {
       nexuses: nexuses.map(saveNexus),
@@ -97,4 +97,9 @@ export function connectionsOf(state: Saved | undefined, targets: ReadonlyMap<num
   const current = numberOf(saved.current, nexuses.length - 1, -1)
   const away = listOf(saved.away, nexuses.length).map((index) => nexuses[numberOf(index, nexuses.length - 1)]!.nexus)
   return { nexuses, current: nexuses[current]?.nexus, away }
+}
+
+function take(from: Nexus[], nexus: Nexus): void {
+  const at = from.indexOf(nexus)
+  if (at >= 0) from.splice(at, 1)
 }

@@ -37,16 +37,16 @@ export class InterruptUnit {
 
   /** A DMA interrupt. */
   dma(bits: number): void {
-    if (this.#pending) this.#stackedDma |= bits
-    else this.#registers.setUint8(reg.DSTAT, this.#dstat | bits)
+    if (this.#pending()) this.#stackedDma |= bits
+    else this.#registers.setUint8(reg.DSTAT, this.#dstat() | bits)
     this.update()
   }
 
   /** A SCSI interrupt. */
   scsi(sist0: number, sist1: number): void {
     const bits = sist0 | (sist1 << 8)
-    if (this.#pending && this.isFatal(sist0, sist1)) this.#stackedScsi |= bits
-    else this.#registers.setUint16(reg.SIST0, this.#sist | bits, true)
+    if (this.#pending() && this.isFatal(sist0, sist1)) this.#stackedScsi |= bits
+    else this.#registers.setUint16(reg.SIST0, this.#sist() | bits, true)
     this.update()
   }
 
@@ -65,7 +65,7 @@ export class InterruptUnit {
 
   /** Reads DSTAT, which clears all but DFE. */
   readDstat(): number {
-    const value = this.#dstat | reg.DSTAT_DFE
+    const value = this.#dstat() | reg.DSTAT_DFE
     this.#registers.setUint8(reg.DSTAT, reg.DSTAT_DFE)
     this.#unstack()
     return value
@@ -79,30 +79,30 @@ export class InterruptUnit {
     return value
   }
 
-  get #dstat(): number {
+  #dstat(): number {
     return this.#registers.getUint8(reg.DSTAT)
   }
 
-  get #sist(): number {
+  #sist(): number {
     return this.#registers.getUint16(reg.SIST0, true)
   }
 
   /** SCSI interrupts that count: of those that are not fatal, the enabled ones (2.2.16.4). */
-  get #scsiPending(): number {
+  #scsiPending(): number {
     const enabled = this.#registers.getUint16(reg.SIEN0, true)
-    return this.#sist & (enabled | reg.SIST0_FATAL | (reg.SIST1_FATAL << 8))
+    return this.#sist() & (enabled | reg.SIST0_FATAL | (reg.SIST1_FATAL << 8))
   }
 
-  get #pending(): boolean {
-    return (this.#dstat & reg.DSTAT_INTERRUPTS) !== 0 || this.#scsiPending !== 0
+  #pending(): boolean {
+    return (this.#dstat() & reg.DSTAT_INTERRUPTS) !== 0 || this.#scsiPending() !== 0
   }
 
   #unstack(): void {
-    if (!this.#pending && (this.#stackedDma | this.#stackedScsi) !== 0) {
+    if (!this.#pending() && (this.#stackedDma | this.#stackedScsi) !== 0) {
       // The pin is high for a moment between two interrupts (2.2.16.5)
       this.#setPin(false)
       this.#registers.setUint8(reg.DSTAT, reg.DSTAT_DFE | this.#stackedDma)
-      this.#registers.setUint16(reg.SIST0, this.#sist | this.#stackedScsi, true)
+      this.#registers.setUint16(reg.SIST0, this.#sist() | this.#stackedScsi, true)
       this.#stackedDma = 0
       this.#stackedScsi = 0
     }
@@ -112,8 +112,8 @@ export class InterruptUnit {
   /** Brings ISTAT and the pin up to date. */
   update(): void {
     const registers = this.#registers
-    const dma = this.#dstat & reg.DSTAT_INTERRUPTS
-    const scsi = this.#scsiPending
+    const dma = this.#dstat() & reg.DSTAT_INTERRUPTS
+    const scsi = this.#scsiPending()
     const istat = registers.getUint8(reg.ISTAT0) & ~(reg.ISTAT0_DIP | reg.ISTAT0_SIP)
     registers.setUint8(reg.ISTAT0, istat | (dma ? reg.ISTAT0_DIP : 0) | (scsi ? reg.ISTAT0_SIP : 0))
     const onTheFly = (istat & reg.ISTAT0_INTF) !== 0

@@ -112,7 +112,7 @@ export class LowLevel {
     const acknowledge = value & reg.SOCL_ACK
     if (on && acknowledge && !(old & reg.SOCL_ACK)) this.#acknowledge()
     // A byte that is only offered in SIDL is not acknowledged by what else is written here
-    if (acknowledge || (on && !(old & reg.SOCL_ACK) && this.#latched)) return
+    if (acknowledge || (on && !(old & reg.SOCL_ACK) && this.#latched())) return
     if (on) this.#change(reg.SSTAT0, reg.SSTAT0_ILF, 0)
     bus.clearAcknowledge()
   }
@@ -128,7 +128,7 @@ export class LowLevel {
       return all ? driven : 0
     }
     const others =
-      reg.SOCL_BSY | (bus.acknowledging && !this.#latched ? reg.SOCL_ACK : 0) | (bus.attention ? reg.SOCL_ATN : 0)
+      reg.SOCL_BSY | (bus.acknowledging && !this.#latched() ? reg.SOCL_ACK : 0) | (bus.attention ? reg.SOCL_ATN : 0)
     if (!this.on) return others | (bus.phase === undefined ? 0 : reg.SOCL_REQ | bus.phase)
     if (driven & reg.SOCL_SEL) return others | driven
     const phase = this.#offer()
@@ -164,7 +164,7 @@ export class LowLevel {
   /** The phase of the byte that the target asks for, or offers in SIDL; undefined while it does not. */
   #offer(): number | undefined {
     const { bus } = this.#host
-    if (this.#latched || this.#has(reg.SOCL, reg.SOCL_ACK)) return this.#get(reg.SSTAT1) & 7
+    if (this.#latched() || this.#has(reg.SOCL, reg.SOCL_ACK)) return this.#get(reg.SSTAT1) & 7
     const { phase } = bus
     if (phase === undefined || this.#waiting !== undefined) return undefined
     this.#change(reg.SSTAT1, 7, phase)
@@ -183,7 +183,7 @@ export class LowLevel {
   }
 
   /** Whether SIDL has a byte of the target's that is not acknowledged yet. */
-  get #latched(): boolean {
+  #latched(): boolean {
     return this.on && this.#has(reg.SSTAT0, reg.SSTAT0_ILF)
   }
 

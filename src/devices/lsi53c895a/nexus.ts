@@ -16,9 +16,9 @@ export interface Nexus {
   task: Task | undefined
   statusSent: boolean
   /** Bytes that are still to be sent in MESSAGE IN. */
-  messages: number[]
+  messages: readonly number[]
   /** Those that were sent last, for an initiator that did not get them right. */
-  said: number[]
+  said: readonly number[]
   /** What follows when the last of them has been taken. */
   sequel: 'go on' | 'disconnect' | 'end'
   /** The task management that ends the connection, while it is under way. */
@@ -29,7 +29,8 @@ export interface Nexus {
 export const INITIATOR = 0
 
 const NOTHING = new Uint8Array(0)
-const NONE: number[] = []
+/** No messages. */
+export const NONE: readonly number[] = []
 
 /** A connection with `target`, nothing said yet. */
 export function newNexus(id: number, target: ScsiTarget): Nexus {
@@ -44,7 +45,7 @@ export function newNexus(id: number, target: ScsiTarget): Nexus {
     command: NOTHING,
     task: undefined,
     statusSent: false,
-    messages: [],
+    messages: NONE,
     said: NONE,
     sequel: 'go on',
     managed: undefined,

@@ -19,7 +19,11 @@ export interface ScriptsHost {
   memory(high: number, low: number, length: number): IoVec | undefined
   /** The same for a transfer that is over at once: the bytes themselves. */
   view(high: number, low: number, length: number): Uint8Array | undefined
-  /** Says that such bytes were written. */
+  /** Up to 4 bytes of it as a number, little-endian. */
+  load(high: number, low: number, length: number): number | undefined
+  /** Writes as many; false where there is no memory. */
+  store(high: number, low: number, length: number, value: number): boolean
+  /** Says that the bytes of a {@link view} were written. */
   written(low: number, length: number): void
   /** Copies bytes, to and from the chip's registers too; false where there is no memory. */
   copy(fromHigh: number, from: number, toHigh: number, to: number, length: number): boolean
@@ -272,7 +276,7 @@ export class ScriptsProcessor {
     // The manual has an illegal instruction here; SeaBIOS moves no bytes for commands that have no data.
     if (count === 0) return GO_ON
     // Connected in the other role is not connected (5.3, step 1)
-    if (bus.phase === undefined || this.#isTarget) return this.#pause('phase')
+    if (bus.phase === undefined || this.#isTarget()) return this.#pause('phase')
     if (phase === reg.PHASE_MSG_OUT) bus.expectMessage()
     this.#set(reg.DBMS, high)
     this.#set(reg.DNAD, low)
@@ -333,9 +337,8 @@ export class ScriptsProcessor {
     this.#registers.setUint32(reg.SBC, length, true)
     this.#set(reg.CSBC, this.#get(reg.CSBC) + length)
     if (phase & 1 && length > 0) {
-      const bytes = this.#host.view(high, low, length)
-      this.#registers.setUint8(reg.SFBR, bytes?.[0] ?? 0)
-      this.#registers.setUint8(reg.SIDL, bytes?.[length - 1] ?? 0)
+      this.#registers.setUint8(reg.SFBR, this.#host.load(high, low, 1) ?? 0)
+      this.#registers.setUint8(reg.SIDL, this.#host.load(high, low + length - 1, 1) ?? 0)
     }
     if (length === count) return GO_ON
     if (!this.#host.bus.connected) return this.#running ? this.#pause('phase') : GO_ON
@@ -377,7 +380,7 @@ export class ScriptsProcessor {
       case 0:
         return this.#select(instruction)
       case 1:
-        return this.#isTarget ? this.#disconnect() : this.#waitDisconnect()
+        return this.#isTarget() ? this.#disconnect() : this.#waitDisconnect()
       case 2:
         return this.#waitReselect(target)
       case 3:
@@ -387,7 +390,7 @@ export class ScriptsProcessor {
     }
   }
 
-  get #isTarget(): boolean {
+  #isTarget(): boolean {
     return (this.#registers.getUint8(reg.SCNTL0) & reg.SCNTL0_TRG) !== 0
   }
 
@@ -423,7 +426,7 @@ export class ScriptsProcessor {
     if (bus.connected) return this.#alternate(instruction)
     this.#idle = 0
     this.#registers.setUint8(reg.SDID, id)
-    if (!this.#isTarget && bus.select(id, (instruction & (1 << 24)) !== 0)) this.#host.connect(id, false)
+    if (!this.#isTarget() && bus.select(id, (instruction & (1 << 24)) !== 0)) this.#host.connect(id, false)
     else {
       this.#registers.setUint8(reg.SSTAT0, this.#registers.getUint8(reg.SSTAT0) | reg.SSTAT0_WOA)
       this.#unanswered = true
@@ -450,7 +453,7 @@ export class ScriptsProcessor {
   #waitReselect(alternate: number): boolean {
     const { bus } = this.#host
     this.#release()
-    const isTarget = this.#isTarget
+    const isTarget = this.#isTarget()
     if (bus.connected) {
       if (isTarget) this.#set(reg.DSP, alternate)
       return GO_ON
@@ -476,7 +479,7 @@ export class ScriptsProcessor {
     const socl = this.#registers.getUint8(reg.SOCL)
     this.#registers.setUint8(reg.SOCL, value ? socl | lines : socl & ~lines)
     // They are an initiator's: the target role has them in SOCL only
-    if (this.#isTarget) return GO_ON
+    if (this.#isTarget()) return GO_ON
     if (instruction & (1 << 3)) {
       if (value) bus.setAttention()
       else bus.clearAttention()
@@ -544,13 +547,13 @@ export class ScriptsProcessor {
   #isIllegalControl(instruction: number): boolean {
     const compares = instruction & ((1 << 18) | (1 << 17))
     if (instruction & (1 << 22) || (instruction & (1 << 21) && compares !== 0)) return true
-    return this.#isTarget && ((instruction & (1 << 16)) !== 0 || compares === ((1 << 18) | (1 << 17)))
+    return this.#isTarget() && ((instruction & (1 << 16)) !== 0 || compares === ((1 << 18) | (1 << 17)))
   }
 
   /** Whether all comparisons come out as `wanted`: both must be false to branch on false (5.6.1, True/False Jump). */
   #compare(instruction: number, wanted: boolean): boolean {
     if (instruction & (1 << 21) && this.#alu.carry !== wanted) return false
-    if (instruction & (1 << 17) && this.#isTarget) {
+    if (instruction & (1 << 17) && this.#isTarget()) {
       // A target compares with SATN/ instead of the phase
       if (this.#host.bus.attention !== wanted) return false
     } else if (instruction & (1 << 17)) {
@@ -589,14 +592,19 @@ export class ScriptsProcessor {
     const crosses = length === 0 || (register & 3) + length > 4
     if (crosses || (register & 3) !== (address & 3) || host.isRegister(address)) return this.#fault(reg.DSTAT_IID)
     const high = relative ? this.#get(reg.DRS) : this.#get(load ? reg.MMRS : reg.MMWS)
-    const bytes = host.view(high, address, length)
-    if (bytes === undefined) return this.#fault(reg.DSTAT_BF)
-    if (length === 4 && host.isQuiet(register)) {
-      if (load) for (let i = 0; i < 4; i++) this.#registers.setUint8(register + i, bytes[i]!)
-      else for (let i = 0; i < 4; i++) bytes[i] = this.#registers.getUint8(register + i)
-    } else if (load) for (let i = 0; i < length; i++) host.writeRegister(register + i, bytes[i]!)
-    else for (let i = 0; i < length; i++) bytes[i] = host.readRegister(register + i)
-    if (!load) host.written(address, length)
+    const quiet = length === 4 && host.isQuiet(register)
+    if (load) {
+      const value = host.load(high, address, length)
+      if (value === undefined) return this.#fault(reg.DSTAT_BF)
+      if (quiet) this.#set(register, value)
+      else for (let i = 0; i < length; i++) host.writeRegister(register + i, (value >>> (8 * i)) & 0xff)
+      return GO_ON
+    }
+    // No register is read, which may clear it, for memory that is not there
+    if (host.load(high, address, length) === undefined) return this.#fault(reg.DSTAT_BF)
+    let value = quiet ? this.#get(register) : 0
+    if (!quiet) for (let i = 0; i < length; i++) value |= host.readRegister(register + i) << (8 * i)
+    host.store(high, address, length, value)
     return GO_ON
   }
 }

@@ -68,9 +68,11 @@ interface Actions {
   readonly actions: Map<number, Row>
 }
 
+const LENGTHS = [6, 10, 10, 0, 16, 12, 0, 0]
+
 /** Length of a CDB by its operation code's group (SPC-4 4.2.5.1), bytes; 0 for vendor and reserved groups. */
 export function cdbLength(opcode: number): number {
-  return [6, 10, 10, 0, 16, 12, 0, 0][opcode >>> 5]!
+  return LENGTHS[opcode >>> 5]!
 }
 
 /** The service action of a CDB: bytes 8 and 9 of a variable-length one, else the low bits of byte 1. */

@@ -1,11 +1,11 @@
 /** One command on its way through a logical unit: its data phase, its status, its abort (SAM-5 5 and 8). */
-import { bytesVec, copyVec, type IoVec } from '../../block/iovec.ts'
+import { bytesVec, type IoVec } from '../../block/iovec.ts'
 import { after, isLater, type Now, repeat } from '../../block/now.ts'
 import type { Saved } from '../machine.ts'
 import { type Attribute, type Command, STATUS_CHECK_CONDITION, STATUS_GOOD, STATUS_TASK_ABORTED } from './command.ts'
 import { bytesOf, fieldsOf, flagOf, numberOf, saveCommand } from './saved.ts'
 import { CheckCondition, DATA_PHASE_ERROR, PARAMETER_LIST_LENGTH_ERROR, type Sense } from './sense.ts'
-import type { Stages } from './stage.ts'
+import type { Stage, Stages } from './stage.ts'
 import { Collector, type DataSink, type DataSource, Reply } from './transfer.ts'
 
 /**
@@ -54,17 +54,11 @@ export class Task {
   #work: Promise<void> | undefined
   #lent: IoVec | undefined
   #abandon: (() => void) | undefined
-  #stage: Uint8Array | undefined
-  /** Whether the request under way reads into {@link #stage}. */
-  #ahead = false
-  #staged = 0
-  #taken = 0
+  #stage: Stage | undefined
   #failure: unknown
   #begun = false
-  #aborted = false
-  #announce = false
-  #wake: ((phase: Phase) => void) | undefined
-  #next: Promise<Phase> | undefined
+  #aborted: false | 'silently' | 'announced' = false
+  #waiter: { readonly promise: Promise<Phase>; readonly wake: (phase: Phase) => void } | undefined
 
   constructor(command: Command, owner: TaskOwner, alone = false) {
     this.command = command
@@ -79,10 +73,8 @@ export class Task {
   /** The phase, as soon as it is not `busy`. */
   next(): Now<Phase> {
     if (this.phase !== 'busy') return this.phase
-    this.#next ??= new Promise((resolve) => {
-      this.#wake = resolve
-    })
-    return this.#next
+    this.#waiter ??= waiter()
+    return this.#waiter.promise
   }
 
   /**
@@ -100,17 +92,27 @@ export class Task {
   /** Reads ahead, or makes room, so that {@link move} can go on at once; look at {@link phase} again after it. */
   prepare(): Now<void> {
     if (this.#work !== undefined) return this.#work
-    if (this.phase === 'in' && this.#taken === this.#staged && !this.#source!.held) return this.#readAhead()
+    if (this.phase === 'in' && this.#ahead() === 0 && !this.#source!.held) return this.#readAhead()
   }
 
   /** Bytes that {@link move} takes or gives without waiting. */
   get ready(): number {
-    if (this.phase === 'in') return this.#source!.held ? this.length - this.transferred : this.#staged - this.#taken
+    if (this.phase === 'in') return this.#source!.held ? this.length - this.transferred : this.#ahead()
     if (this.phase !== 'out' || this.#work !== undefined) return 0
     const left = this.length - this.transferred
     return this.#sink!.held
       ? left
-      : Math.min(left, (this.#stage?.length ?? this.#owner.stages.size(left, this.#sink!.block)) - this.#staged)
+      : Math.min(left, (this.#stage?.size ?? this.#owner.stages.size(left, this.#sink!.block)) - this.#staged())
+  }
+
+  /** Bytes that were read ahead of the adapter. */
+  #ahead(): number {
+    return this.#stage === undefined ? 0 : this.#stage.filled - this.#stage.taken
+  }
+
+  /** Bytes that the adapter has moved and the medium has not got. */
+  #staged(): number {
+    return this.#stage?.filled ?? 0
   }
 
   /** Moves the next bytes of the data phase, all of `piece` or as much as is left: the way for adapters that move in pieces. */
@@ -155,16 +157,16 @@ export class Task {
    */
   abort(announce = false): Now<void> {
     if (this.phase === 'status' || this.phase === 'aborted') return
-    if (!this.#aborted) this.#announce = announce
-    this.#aborted = true
+    if (!this.#aborted) this.#aborted = announce ? 'announced' : 'silently'
     this.#lent?.revoke()
     this.#abandon?.()
     // A read ahead fills memory that nobody else has: whenever it ends, even never, it does no harm
-    if (this.#ahead) {
+    const ahead = this.#stage?.reading === true
+    if (ahead) {
       this.#owner.stages.lose()
       this.#stage = undefined
     }
-    if (this.#work !== undefined && !this.#ahead) return this.#work
+    if (this.#work !== undefined && !ahead) return this.#work
     this.#enter('aborted')
   }
 
@@ -175,7 +177,7 @@ export class Task {
 
   /** Whether {@link abort} was called: a command with several steps does not begin the next one. */
   get isAborted(): boolean {
-    return this.#aborted
+    return this.#aborted !== false
   }
 
   // ---- for the device server ----
@@ -239,7 +241,7 @@ export class Task {
     const sense = this.#aborted ? undefined : this.#owner.senseOf(error)
     if (sense !== undefined) this.check(sense)
     else {
-      this.#aborted = true
+      this.#aborted ||= 'silently'
       this.#enter('aborted')
     }
   }
@@ -261,17 +263,17 @@ export class Task {
   save(): Saved {
     const source = this.#source
     const sink = this.#sink
-    const writing = sink !== undefined && this.#stage !== undefined && this.#staged > 0
+    const staged = sink === undefined ? 0 : this.#staged()
     return {
       command: saveCommand(this.command),
       begun: this.#begun,
       ended: this.phase === 'status',
       status: this.status,
       sense: this.sense.slice(),
-      transferred: this.transferred - (writing ? this.#staged : 0),
+      transferred: this.transferred - staged,
       reply: source instanceof Reply ? source.bytes.slice() : null,
       collected: sink instanceof Collector ? sink.bytes.slice() : null,
-      staged: writing ? this.#stage!.slice(0, this.#staged) : null,
+      staged: staged > 0 ? this.#stage!.part(0, staged).slice() : null,
     }
   }
 
@@ -336,7 +338,7 @@ export class Task {
 
   /** Reads straight into `into`. */
   #moveIn(into: IoVec): Now<void> {
-    const ahead = Math.min(this.#staged - this.#taken, into.byteLength)
+    const ahead = Math.min(this.#ahead(), into.byteLength)
     if (ahead > 0) this.#give(into.slice(0, ahead))
     const left = into.byteLength - ahead
     if (left === 0 || this.phase !== 'in') return
@@ -353,7 +355,7 @@ export class Task {
     if (buffer.byteLength < left) return this.cut()
     const part = buffer.byteLength === left ? buffer : buffer.slice(0, left)
     const sink = this.#sink!
-    if (this.#staged > 0 || sink.held) return this.move(part)
+    if (this.#staged() > 0 || sink.held) return this.move(part)
     this.phase = 'busy'
     const written = this.#attempt(
       () => sink.write(this.transferred, part),
@@ -369,24 +371,24 @@ export class Task {
   #readAhead(): Now<void> {
     const left = this.length - this.transferred
     const stage = (this.#stage ??= this.#owner.stages.take(left))
-    const length = Math.min(stage.length, left)
-    this.#taken = 0
-    this.#staged = 0
-    const into = bytesVec(stage.subarray(0, length))
-    this.#ahead = true
+    const length = Math.min(stage.size, left)
+    stage.filled = 0
+    stage.taken = 0
+    stage.reading = true
+    const into = bytesVec(stage.part(0, length))
     return this.#attempt(
       () => this.#source!.read(this.transferred, into),
       () => {
-        this.#ahead = false
-        this.#staged = length
+        stage.reading = false
+        stage.filled = length
       },
       into,
       (error) => {
-        this.#ahead = false
+        stage.reading = false
         const moved = error instanceof CheckCondition ? error.moved : 0
         if (moved === 0 || this.#aborted) this.fail(error)
         else {
-          this.#staged = moved
+          stage.filled = moved
           this.length = this.transferred + moved
           this.#failure = error
         }
@@ -398,9 +400,10 @@ export class Task {
     const length = part.byteLength
     if (this.#source!.held) this.#source!.read(this.transferred, part)
     else {
-      part.scatter(this.#stage!.subarray(this.#taken, this.#taken + length))
+      const stage = this.#stage!
+      part.scatter(stage.part(stage.taken, stage.taken + length))
       part.filled()
-      this.#taken += length
+      stage.taken += length
     }
     this.#advance(length)
   }
@@ -425,16 +428,17 @@ export class Task {
       return
     }
     const stage = (this.#stage ??= this.#owner.stages.take(this.length - at, sink.block))
-    copyVec(part, bytesVec(stage.subarray(this.#staged, this.#staged + part.byteLength)))
-    this.#staged += part.byteLength
-    if (!last && this.#staged < stage.length) return
-    const from = bytesVec(stage.subarray(0, this.#staged))
-    const start = this.transferred - this.#staged
+    const before = stage.filled
+    stage.filled += part.byteLength
+    part.gather(stage.part(before, stage.filled))
+    if (!last && stage.filled < stage.size) return
+    const from = bytesVec(stage.part(0, stage.filled))
+    const start = this.transferred - stage.filled
     if (last) this.phase = 'busy'
     this.#attempt(
       () => sink.write(start, from),
       () => {
-        this.#staged = 0
+        stage.filled = 0
         if (last) this.#finishData()
       },
       from,
@@ -485,16 +489,24 @@ export class Task {
 
   #enter(to: Phase): void {
     if (this.phase === 'status' || this.phase === 'aborted') return
-    if (to === 'aborted' && this.#announce) this.status = STATUS_TASK_ABORTED
-    const phase = to === 'aborted' && this.#announce ? 'status' : to
+    const announced = to === 'aborted' && this.#aborted === 'announced'
+    if (announced) this.status = STATUS_TASK_ABORTED
+    const phase = announced ? 'status' : to
     this.phase = phase
     if (phase === 'status' || phase === 'aborted') {
       if (this.#stage !== undefined) this.#owner.stages.give(this.#stage)
       this.#stage = undefined
       this.#owner.ended(this)
     }
-    this.#wake?.(phase)
-    this.#wake = undefined
-    this.#next = undefined
+    this.#waiter?.wake(phase)
+    this.#waiter = undefined
   }
+}
+
+function waiter(): { readonly promise: Promise<Phase>; readonly wake: (phase: Phase) => void } {
+  let wake: (phase: Phase) => void = () => {}
+  const promise = new Promise<Phase>((resolve) => {
+    wake = resolve
+  })
+  return { promise, wake }
 }
