@@ -90,8 +90,8 @@ export class ImageDevice implements BlockDriver {
     const traffic = this.#traffic
     const length = from.byteLength
     const mapping = this.image.map(at, length)
-    if (!(mapping instanceof Promise) && mapping.kind === 'raw' && mapping.inPlace && mapping.length === length) {
-      return traffic.track(this.#put(mapping, from))
+    if (!(mapping instanceof Promise) && mapping.length === length) {
+      return traffic.track(inPlace(mapping) ? this.#put(mapping, from) : this.#change(at, from, mapping))
     }
     let first: Now<Mapping> | undefined = mapping
     return traffic.track(
@@ -244,20 +244,25 @@ export class ImageDevice implements BlockDriver {
     )
   }
 
-  /** Writes what cannot be overwritten in place. */
-  #change(at: number, from: IoVec): Now<void> {
+  /** Writes what cannot be overwritten in place; `found` is what the map says of all of it now. */
+  #change(at: number, from: IoVec, found?: Mapping): Now<void> {
     const { clusterSize } = this.image
-    const start = at - (at % clusterSize)
+    const start = Math.floor(at / clusterSize) * clusterSize
     const end = Math.ceil((at + from.byteLength) / clusterSize) * clusterSize
     const loose: Promise<void>[] = []
-    return withAll(loose, () => this.#changing.exclusive(start, end - start, () => this.#allocate(at, from, loose)))
+    let known = found
+    return withAll(loose, () => {
+      const later = this.#changing.exclusive(start, end - start, () => this.#allocate(at, from, loose, known))
+      known = undefined // whoever had to wait must look again
+      return later
+    })
   }
 
   /** Allocates and writes under a claim; what need not be waited for before the claim ends goes to `loose`. */
-  #allocate(at: number, from: IoVec, loose: Promise<void>[]): Now<void> {
+  #allocate(at: number, from: IoVec, loose: Promise<void>[], known?: Mapping): Now<void> {
     const { image } = this
     const length = from.byteLength
-    let first: Now<Mapping> | undefined = image.map(at, length)
+    let first: Now<Mapping> | undefined = known ?? image.map(at, length)
     let space: Now<Allocation> | undefined
     if (!(first instanceof Promise) && first.length === length && !inPlace(first)) {
       space = image.allocate!(at, length)

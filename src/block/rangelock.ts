@@ -1,5 +1,5 @@
 /** Keeps requests that overlap from running together, when one of them must have its range to itself. */
-import { always, isLater, type Now } from './now.ts'
+import { isLater, type Now } from './now.ts'
 
 interface Claim {
   readonly start: number
@@ -13,10 +13,11 @@ interface Claim {
 /**
  * A lock over byte ranges: shared claims overlap each other, an exclusive one overlaps nothing. Claims that overlap run in
  * the order of their coming, so none starves. A claim with nothing in its way runs at once and, if its body answers at once,
- * costs one entry of a set.
+ * costs one entry of a list.
  */
 export class RangeLock {
-  readonly #claims = new Set<Claim>()
+  /** In the order of their coming. */
+  readonly #claims: Claim[] = []
   #exclusive = 0
   #waiting = 0
 
@@ -31,20 +32,30 @@ export class RangeLock {
   }
 
   #run<T>(claim: Claim, body: () => Now<T>): Now<T> {
-    this.#claims.add(claim)
+    const blocked = this.#claims.length > 0 && this.#blocked(claim)
+    this.#claims.push(claim)
     if (claim.exclusive) this.#exclusive++
-    const release = () => this.#release(claim)
-    if (!this.#blocked(claim)) {
-      claim.running = true
-      return always(body, release)
-    }
+    if (!blocked) return this.#admitted(claim, body)
     this.#waiting++
     return new Promise<void>((resolve) => {
       claim.admit = resolve
-    }).then(() => {
-      const value = always(body, release)
-      return isLater(value) ? value : Promise.resolve(value)
-    })
+    }).then(() => this.#admitted(claim, body))
+  }
+
+  #admitted<T>(claim: Claim, body: () => Now<T>): Now<T> {
+    claim.running = true
+    let value: Now<T>
+    try {
+      value = body()
+    } catch (error) {
+      this.#release(claim)
+      throw error
+    }
+    if (isLater(value)) {
+      const release = () => this.#release(claim)
+      value.then(release, release)
+    } else this.#release(claim)
+    return value
   }
 
   #blocked(claim: Claim): boolean {
@@ -57,7 +68,9 @@ export class RangeLock {
   }
 
   #release(claim: Claim): void {
-    this.#claims.delete(claim)
+    const index = this.#claims.lastIndexOf(claim)
+    if (index === this.#claims.length - 1) this.#claims.pop()
+    else this.#claims.splice(index, 1)
     if (claim.exclusive) this.#exclusive--
     if (this.#waiting === 0) return
     for (const other of this.#claims) {

@@ -3,12 +3,13 @@
  * measured here has run once before, for the compiler.
  */
 import { execFileSync } from 'node:child_process'
-import { readFileSync, rmSync, statSync } from 'node:fs'
+import { rmSync, statSync } from 'node:fs'
 import path from 'node:path'
 import type { BlockDevice } from '../../src/block/device.ts'
 import { bytesVec } from '../../src/block/iovec.ts'
 import { createImage, openImage } from '../../src/block/open.ts'
 import { lacks, temporaryFolder } from '../tools.ts'
+import { cacheAnew, calm } from './host/pagecache.ts'
 
 const folder = temporaryFolder()
 const MIB = 1 << 20
@@ -63,15 +64,6 @@ async function fresh(format: string, size: number, options: Record<string, unkno
   rmSync(place, { force: true })
   await createImage(place, format, size, options)
   return place
-}
-
-/**
- * Reads the file into the page cache anew. How the cache holds what was written (in pages or in large folios) depends on the
- * writes' sizes, and so does the speed of reading it; what was read ahead is held alike for all formats.
- */
-function cacheAnew(place: string): void {
-  execFileSync('dd', [`of=${place}`, 'oflag=nocache', 'conv=notrunc,fdatasync', 'count=0'], { stdio: 'ignore' })
-  readFileSync(place)
 }
 
 async function on(place: string, format: string, load: Load, options: Record<string, unknown> = {}): Promise<number> {
@@ -141,7 +133,10 @@ async function allocating(): Promise<void> {
       const ours: number[] = []
       const theirs: number[] = []
       for (let round = 0; round < ROUNDS; round++) {
+        const taken = load.count * load.length
+        calm(file('memory'), taken)
         ours.push(await on(await fresh(format, size), format, load))
+        calm(file('memory'), taken)
         theirs.push(qemu(await fresh(format, size), format, load))
       }
       const own = median(ours)

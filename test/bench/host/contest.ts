@@ -5,6 +5,7 @@ import path from 'node:path'
 import { buildSync } from 'esbuild'
 import { ring } from '../../../src/block/protocols/node/ring.ts'
 import { Floors } from './floor.ts'
+import { cacheAnew } from './pagecache.ts'
 
 export type Format = 'raw' | 'qcow2' | 'qed'
 
@@ -178,6 +179,7 @@ export class Contest {
       execFileSync('qemu-img', ['convert', '-f', 'raw', '-O', format, raw, this.image(format)])
     }
     execFileSync('sync', [this.#folder])
+    for (const format of ['raw', 'qcow2', 'qed'] as const) cacheAnew(this.image(format))
   }
 }
 

@@ -2,6 +2,8 @@
 import { describe, expect, test } from 'vitest'
 import { BlockDevice } from '../../../src/block/device.ts'
 import type { Qcow2CreateOptions } from '../../../src/block/formats/qcow2/create.ts'
+import type { IoVec } from '../../../src/block/iovec.ts'
+import type { Now } from '../../../src/block/now.ts'
 import { Memory } from '../../../src/block/protocols/memory.ts'
 import { driverConformance, readBytes, writeBytes } from '../../conformance/driver.ts'
 import { makeImage, openImage } from './images.ts'
@@ -77,3 +79,24 @@ describe.each([{ extendedL2: false }, { extendedL2: true }])(
     })
   },
 )
+
+test('a write that waited for another of the same new cluster goes into it in place', async () => {
+  const lengths: number[] = []
+  class Slow extends Memory {
+    override write(at: number, from: IoVec): Now<void> {
+      lengths.push(from.byteLength)
+      return new Promise<void>((resolve) => setImmediate(resolve)).then(() => super.write(at, from))
+    }
+  }
+  const backing = new BlockDevice(new Memory(1 << 20))
+  await writeBytes(backing, 0, new Uint8Array(65536).fill(1))
+  const { disk } = await makeImage(new Slow(0), { size: 1 << 20, backingFile: 'b' }, { backing })
+  lengths.length = 0
+  await Promise.all([
+    writeBytes(disk, 0, new Uint8Array(512).fill(2)),
+    writeBytes(disk, 1024, new Uint8Array(512).fill(3)),
+  ])
+  expect(lengths).toEqual([65536, 512])
+  const bytes = await readBytes(disk, 0, 2048)
+  expect([bytes[0], bytes[512], bytes[1024], bytes[1536]]).toEqual([2, 1, 3, 1])
+})

@@ -269,7 +269,8 @@ export class ClusterMap {
     if (this.#extended && bare && (within !== 0 || length < this.#clusterSize)) {
       return this.#allocateBare(cluster, within, length, zeroes)
     }
-    const count = slice.stretch(index, Math.ceil((within + length) / this.#clusterSize))
+    const wanted = Math.ceil((within + length) / this.#clusterSize)
+    const count = wanted === 1 ? 1 : slice.stretch(index, wanted)
     const zero = this.#extended ? zeroes === 0xffffffff : (flags & ZERO) !== 0
     const was = zero ? 'zero' : bare && zeroes === 0 ? 'hole' : bare && !this.#extended ? 'hole' : 'data'
     if (this.#parts.dataFile !== undefined) return this.#allocateData(cluster, count, was)
@@ -515,29 +516,29 @@ export class ClusterMap {
 
   /** Lets `count` entries lead to the clusters from `offset` on. */
   #link(cluster: number, count: number, offset: number): Now<void> {
-    let done = 0
-    const inSlice = (slice: Slice) => {
-      const last = Math.min(count, (slice.key + 1) * this.#perSlice - cluster)
-      for (; done < last; done++) {
-        const index = cluster + done - slice.key * this.#perSlice
-        const place = offset + done * this.#clusterSize
-        slice.look(index)
-        if (slice.offset !== place) this.#freeOld(slice, index)
-        slice.set(index, place, COPIED)
-      }
-      this.#links = true
-      return done < count
+    const first = this.#writable(cluster)
+    let done = first instanceof Promise ? 0 : this.#linkIn(first, cluster, count, offset)
+    if (done === count) return
+    return repeat(() =>
+      after(this.#writable(cluster + done), (slice) => {
+        done += this.#linkIn(slice, cluster + done, count - done, offset + done * this.#clusterSize)
+        return done < count
+      }),
+    )
+  }
+
+  /** Links those that the slice has; answers how many. */
+  #linkIn(slice: Slice, cluster: number, count: number, offset: number): number {
+    const first = cluster - slice.key * this.#perSlice
+    const taken = Math.min(count, this.#perSlice - first)
+    for (let each = 0; each < taken; each++) {
+      const place = offset + each * this.#clusterSize
+      slice.look(first + each)
+      if (slice.offset !== place && (slice.offset !== 0 || slice.flags !== 0)) this.#freeOld(slice, first + each)
+      slice.set(first + each, place, COPIED)
     }
-    let next: Now<Slice> | undefined = this.#writable(cluster)
-    if (!(next instanceof Promise)) {
-      if (!inSlice(next)) return
-      next = undefined
-    }
-    return repeat(() => {
-      const slice = next ?? this.#writable(cluster + done)
-      next = undefined
-      return after(slice, inSlice)
-    })
+    this.#links = true
+    return taken
   }
 
   /** In an external data file, a cluster is where it is in the disk. */

@@ -128,7 +128,10 @@ export class Qcow2Image implements Image {
   }
 
   allocate(at: number, length: number): Now<Allocation> {
-    return this.#writing(() => this.clusters.allocate(at, length))
+    const ready = this.#ready()
+    return ready instanceof Promise
+      ? ready.then(() => this.#parts.clusters.allocate(at, length))
+      : this.#parts.clusters.allocate(at, length)
   }
 
   pack(at: number, bytes: Uint8Array): Now<PackedAllocation | undefined> {
@@ -436,13 +439,15 @@ export class Qcow2Image implements Image {
 
   /** Runs what changes the map, when there is room for what it makes dirty. */
   #writing<T>(body: () => Now<T>): Now<T> {
+    return after(this.#ready(), body)
+  }
+
+  /** What a change must wait for: metadata that takes too much memory. EIO if the image takes no more writes. */
+  #ready(): Now<void> {
     if (this.#damage !== undefined) {
       throw new BlockError('EIO', `Cannot write ${this.name}: ${this.#damage.message}`, { cause: this.#damage })
     }
-    if (this.clusters.pressed || this.counts.pressed) {
-      return after(this.commit.flush(), body)
-    }
-    return body()
+    if (this.#parts.clusters.pressed || this.#parts.counts.pressed) return this.commit.flush()
   }
 }
 
