@@ -69,17 +69,13 @@ export async function check(argv: readonly string[], console: Console): Promise<
   const print = printer(console, args.has('quiet'))
   const flags: Flags = { readOnly: true, cache, forceShare }
   const { format, found } = await run(console, name, args.last('format'), flags, args.has('image-opts'), repair)
-  for (const message of found.messages) console.err.write(`${message}\n`)
-  if (repair !== undefined)
-    for (const leak of found.messages.filter(isLeak)) console.err.write(`${leak.replace('Leaked', 'Repairing')}\n`)
+  if (found['check-errors'] > 0) console.err.write('block86: Check failed\n')
   if (output === 'json') print(`${prettyJson(forJson(found, name, format))}\n`)
   else print(human(found, format))
   if (found['check-errors'] > 0) return 1
   if (found.corruptions > 0) return 2
   return found.leaks > 0 ? 3 : 0
 }
-
-const isLeak = (message: string) => message.startsWith('Leaked cluster')
 
 async function run(
   console: Console,
@@ -97,7 +93,8 @@ async function run(
     opened = await openGiven(console, name, wanted, looked, imageOptions)
     const { format } = opened
     if (format !== 'qcow2' && format !== 'qed') throw new Failure('This image format does not support checks', 63)
-    const found = await checkFile(opened.name, format, mended ?? opened.file, repair)
+    const tell = (message: string) => console.err.write(`${message}\n`)
+    const found = await checkFile(opened.name, format, mended ?? opened.file, repair, tell)
     await mended?.flush()
     return { format, found }
   } catch (error) {
@@ -126,9 +123,12 @@ async function checkFile(
   format: 'qcow2' | 'qed',
   file: BlockDevice,
   repair: 'leaks' | 'all' | undefined,
+  tell: (message: string) => void,
 ): Promise<Found> {
-  if (format === 'qed') return checkQed(name, file, await readQedHeader(name, file), repair)
-  return checkQcow2(name, file, await readImageHeader(name, file), repair)
+  if (format === 'qcow2') return checkQcow2(name, file, await readImageHeader(name, file), repair, tell)
+  const found = await checkQed(name, file, await readQedHeader(name, file), repair)
+  for (const message of found.messages) tell(message)
+  return found
 }
 
 function forJson(found: Found, name: string, format: string): object {

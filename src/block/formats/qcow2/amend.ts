@@ -5,7 +5,7 @@ import type { ImageDevice } from '../../mover.ts'
 import { AUTOCLEAR_BITMAPS, AUTOCLEAR_DATA_FILE_RAW, COMPATIBLE_LAZY_REFCOUNTS, INCOMPATIBLE_DIRTY } from './header.ts'
 import type { Qcow2Image } from './image.ts'
 import { HeaderLost, switchHeader, switchNames } from './switch.ts'
-import { endOfUse, loadCounts, Tally, tallyLimit, writeCounts } from './tally.ts'
+import { Budget, endOfUse, loadCounts, Tally, tallyLimit, writeCounts } from './tally.ts'
 
 /** What may be changed; what is absent stays. */
 export interface Qcow2AmendOptions {
@@ -59,7 +59,7 @@ export async function changeBacking(image: Qcow2Image, file: string | undefined,
 /** Gives refcounts another width, in a new structure. */
 async function widen(image: Qcow2Image, order: number): Promise<void> {
   const { header, file, name, clusterSize } = image
-  const counts = new Tally(tallyLimit(await file.allocated()))
+  const counts = new Tally(new Budget(tallyLimit(await file.allocated())))
   const { blocks } = await loadCounts(file, header, counts)
   for (const block of blocks) counts.add(block / clusterSize, -1)
   for (let each = 0; each < header.refcountTableClusters; each++) {

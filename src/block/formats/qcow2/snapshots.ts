@@ -9,7 +9,7 @@ import { Packer } from './packed.ts'
 import { COMPRESSED, COPIED, MISPLACED, Slice } from './slice.ts'
 import { readSnapshots, type Snapshot, snapshotTable } from './snapshottable.ts'
 import { HeaderLost, switchHeader } from './switch.ts'
-import { endOfUse, loadCounts, Tally, tallyLimit, writeCounts } from './tally.ts'
+import { Budget, endOfUse, loadCounts, Tally, tallyLimit, writeCounts } from './tally.ts'
 
 /** What a change of the snapshots leads to; all L1 tables are bytes, with or without COPIED flags. */
 export interface Change {
@@ -52,7 +52,7 @@ export class Shadow {
     const header = this.#header
     const before = this.#file.size
     const clusterSize = this.#clusterSize
-    const counts = new Tally(tallyLimit(await this.#file.allocated()))
+    const counts = new Tally(new Budget(tallyLimit(await this.#file.allocated())))
     const { blocks } = await loadCounts(this.#file, header, counts)
     for (const block of blocks) counts.add(block / clusterSize, -1)
     this.#free(counts, header.refcountTableOffset, header.refcountTableClusters * clusterSize)

@@ -21,16 +21,36 @@ export function tallyLimit(allocated: number): number {
   return Math.min(MOST_LIMIT, Math.max(LEAST_LIMIT, allocated / 1024))
 }
 
-/** A sparse array of counts, two bytes each where they are small. */
-export class Tally {
-  readonly #chunks = new Map<number, Uint16Array>()
-  readonly #large = new Map<number, number>()
+/** Memory that some tallies share. */
+export class Budget {
   readonly #limit: number
-  #end = 0
+  #left: number
 
-  /** `limit` is the most memory that it takes, bytes; EFBIG is thrown where that is too little. */
+  /** `limit` is the most memory that they take, bytes; EFBIG is thrown where that is too little. */
   constructor(limit: number) {
     this.#limit = limit
+    this.#left = limit
+  }
+
+  take(bytes: number): void {
+    this.#left -= bytes
+    if (this.#left >= 0) return
+    throw new BlockError(
+      'EFBIG',
+      `Cannot count clusters: they lie too far apart for ${Math.floor(this.#limit / 2 ** 20)} MiB of memory`,
+    )
+  }
+}
+
+/** A sparse array of counts, two bytes each where they are small. */
+export class Tally {
+  readonly budget: Budget
+  readonly #chunks = new Map<number, Uint16Array>()
+  readonly #large = new Map<number, number>()
+  #end = 0
+
+  constructor(budget: Budget) {
+    this.budget = budget
   }
 
   /** One more than the last cluster that was counted. */
@@ -48,11 +68,11 @@ export class Tally {
     let chunk = this.#chunks.get(key)
     if (chunk === undefined) {
       if (count === 0) return
-      this.#room()
+      this.budget.take(CHUNK_COST)
       this.#chunks.set(key, (chunk = new Uint16Array(CHUNK)))
     }
     if (count >= 0xffff) {
-      this.#room()
+      if (!this.#large.has(cluster)) this.budget.take(LARGE_COST)
       this.#large.set(cluster, count)
     }
     chunk[cluster % CHUNK] = Math.min(count, 0xffff)
@@ -61,14 +81,6 @@ export class Tally {
 
   add(cluster: number, uses = 1): void {
     this.set(cluster, this.get(cluster) + uses)
-  }
-
-  #room(): void {
-    if (this.#chunks.size * CHUNK_COST + this.#large.size * LARGE_COST < this.#limit) return
-    throw new BlockError(
-      'EFBIG',
-      `Cannot count clusters: they lie too far apart for ${this.#limit >> 20} MiB of memory`,
-    )
   }
 
   /** Calls `visit` with every cluster whose count is not 0, in no order. */
@@ -80,24 +92,22 @@ export class Tally {
     }
   }
 
-  /** Every cluster whose count is not 0, with its count, in the order of the clusters. */
-  *entries(): Generator<[number, number]> {
-    for (const key of Float64Array.from(this.#chunks.keys()).sort()) {
-      const chunk = this.#chunks.get(key)!
+  /** The clusters that this or `other` counts, in their order. */
+  *either(other: Tally): Generator<number> {
+    const keys = new Set([...this.#chunks.keys(), ...other.#chunks.keys()])
+    for (const key of Float64Array.from(keys).sort()) {
+      const one = this.#chunks.get(key)
+      const two = other.#chunks.get(key)
       for (let index = 0; index < CHUNK; index++) {
-        if (chunk[index] !== 0) yield [key * CHUNK + index, this.get(key * CHUNK + index)]
+        if ((one !== undefined && one[index] !== 0) || (two !== undefined && two[index] !== 0))
+          yield key * CHUNK + index
       }
     }
   }
 }
 
-/** Adds to `counts` what the image's own refcounts say. Blocks that cannot be read as such are left out, and `bad` hears of them. */
-export async function loadCounts(
-  file: BlockDevice,
-  header: Header,
-  counts: Tally,
-  bad: (what: string) => void = () => {},
-): Promise<{ blocks: number[] }> {
+/** Adds to `counts` what the image's own refcounts say. Blocks that cannot be read as such are left out. */
+export async function loadCounts(file: BlockDevice, header: Header, counts: Tally): Promise<{ blocks: number[] }> {
   const clusterSize = 2 ** header.clusterBits
   const perBlock = (clusterSize * 8) / 2 ** header.refcountOrder
   const table = new Uint8Array(header.refcountTableClusters * clusterSize)
@@ -105,31 +115,38 @@ export async function loadCounts(
   const view = new DataView(table.buffer)
   const blocks: number[] = []
   const seen = new Set<number>()
-  const bytes = new Uint8Array(clusterSize)
   for (let index = 0; index * 8 < table.length; index++) {
     const high = view.getUint32(index * 8)
     const offset = high * 2 ** 32 + view.getUint32(index * 8 + 4)
     if (offset === 0) continue
-    if (offset % clusterSize !== 0 || offset >= file.size) {
-      bad(`refcount block ${index} is at ${offset}, which cannot be`)
-      continue
-    }
-    if (seen.has(offset)) {
-      bad(`refcount block ${index} is at ${offset}, as another is`)
-      continue
-    }
+    if (offset % clusterSize !== 0 || offset >= file.size || seen.has(offset)) continue
     seen.add(offset)
     blocks.push(offset)
-    const length = Math.min(clusterSize, file.size - offset)
-    const extent = await file.status(offset, length)
-    if (extent.kind !== 'data' && extent.length >= length) continue
-    await readPadded(file, offset, bytesVec(bytes))
-    for (let each = 0; each < perBlock; each++) {
-      const count = readCount(bytes, header.refcountOrder, each)
-      if (count !== 0) counts.set(index * perBlock + each, count)
-    }
+    await loadBlock(file, header, offset, index * perBlock, counts)
   }
   return { blocks }
+}
+
+/** Adds to `counts` what the refcount block at `offset` says, whose first cluster is `first`; clusters from `end` on are left out. */
+export async function loadBlock(
+  file: BlockDevice,
+  header: Header,
+  offset: number,
+  first: number,
+  counts: Tally,
+  end = Number.POSITIVE_INFINITY,
+): Promise<void> {
+  const clusterSize = 2 ** header.clusterBits
+  const length = Math.min(clusterSize, file.size - offset)
+  const extent = await file.status(offset, length)
+  if (extent.kind !== 'data' && extent.length >= length) return
+  const bytes = new Uint8Array(clusterSize)
+  await readPadded(file, offset, bytesVec(bytes))
+  const most = Math.min((clusterSize * 8) / 2 ** header.refcountOrder, end - first)
+  for (let index = 0; index < most; index++) {
+    const count = readCount(bytes, header.refcountOrder, index)
+    if (count !== 0) counts.set(first + index, count)
+  }
 }
 
 /** Clusters after the file's end that may be counted, as a crash leaves them. */
