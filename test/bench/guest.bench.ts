@@ -121,7 +121,7 @@ async function measure(
       new Map(
         [...places.keys()].map((device, at) => [
           device,
-          chosen.map((_, cell) => median(all.map((each) => each[machine]?.[cell]?.[at] ?? Number.NaN))),
+          chosen.map((_, cell) => all.map((each) => each[machine]?.[cell]?.[at] ?? Number.NaN)),
         ]),
       ),
   )
@@ -139,9 +139,4 @@ async function turn({ guest, places }: Machine, some: readonly Cell[], seconds: 
     console.log(`  ${name}: ${[...places.keys()].map((device, i) => `${device} ${speed[i]?.toFixed(1)}`).join(', ')}`)
     return speed
   })
-}
-
-function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b)
-  return sorted[Math.floor((sorted.length - 1) / 2)] ?? Number.NaN
 }

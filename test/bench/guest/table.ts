@@ -2,8 +2,8 @@
 import type { Cell } from './cells.ts'
 import type { Device } from './machine.ts'
 
-/** MiB/s of one device, cell by cell; NaN where there is none. */
-export type Column = readonly number[]
+/** MiB/s of one device, cell by cell, round by round; NaN where there is none. */
+export type Column = readonly (readonly number[])[]
 
 /** What was measured; `ide` and the virtio beside it come from a machine of their own where v86's IDE was measured too. */
 export interface Results {
@@ -35,15 +35,15 @@ function ratios({ columns, besideIde }: Results): readonly Ratio[] {
   ].filter(({ own, other }) => own !== undefined && other !== undefined)
 }
 
-/** Prints the table: MiB/s, what that is in requests of virtio per second, and the ratios. */
+/** Prints the table: medians of MiB/s, what that is in requests of virtio per second, and the ratios. */
 export function printTable(cells: readonly Cell[], results: Results): void {
   const columns = [...results.columns]
   const shown = ratios(results)
   const virtio = results.columns.get('virtio')
   const rows = cells.map(({ name, block }, at) => [
     name,
-    ...columns.map(([, column]) => fixed(column[at], 1)),
-    ...(virtio === undefined ? [] : [fixed(((virtio[at] ?? Number.NaN) * 1024) / block, 0)]),
+    ...columns.map(([, column]) => fixed(median(column[at] ?? []), 1)),
+    ...(virtio === undefined ? [] : [fixed((median(virtio[at] ?? []) * 1024) / block, 0)]),
     ...shown.map(({ own, other }) => fixed(ratio(own, other, at), 2)),
   ])
   const head = [
@@ -81,10 +81,17 @@ export function printTargets(cells: readonly Cell[], results: Results): void {
   target('scsi/v86-ide', 1, '16 KiB random and 1 MiB sequential', ({ block }) => block === 16 || block === 1024)
 }
 
+/** The median of the ratios of each round, for what slowed one round down slowed down both. */
 function ratio(own: Column | undefined, other: Column | undefined, at: number): number {
-  return (own?.[at] ?? Number.NaN) / (other?.[at] ?? Number.NaN)
+  const others = other?.[at] ?? []
+  return median((own?.[at] ?? []).map((value, round) => value / (others[round] ?? Number.NaN)))
 }
 
-function fixed(value: number | undefined, digits: number): string {
-  return value === undefined || Number.isNaN(value) ? '-' : value.toFixed(digits)
+function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b)
+  return sorted[Math.floor((sorted.length - 1) / 2)] ?? Number.NaN
+}
+
+function fixed(value: number, digits: number): string {
+  return Number.isNaN(value) ? '-' : value.toFixed(digits)
 }
