@@ -121,6 +121,7 @@ export class BlockDevice implements BlockDriver {
   readonly align = 1
   readonly fua = true
   #unit: number
+  #debug: DebugPoints | undefined
   #lock: RangeLock | undefined
   #closed: Now<void> | undefined
   #growing: Promise<void> | undefined
@@ -129,6 +130,7 @@ export class BlockDevice implements BlockDriver {
   constructor(driver: BlockDriver) {
     this.driver = driver
     this.name = driver.name
+    this.#debug = driver.debug
     this.#unit = unitOf(driver)
     this.#lock = this.#unit > 1 ? new RangeLock() : undefined
   }
@@ -140,6 +142,7 @@ export class BlockDevice implements BlockDriver {
     const own = this as { driver: BlockDriver; name: string }
     own.driver = driver
     own.name = driver.name
+    this.#debug = driver.debug
     this.#unit = unit
     this.#lock = unit > 1 ? new RangeLock() : undefined
     return old
@@ -162,8 +165,9 @@ export class BlockDevice implements BlockDriver {
     return this.driver.backing
   }
 
+  /** Found once for a driver: asked all the way down at each request, V8 would compile a chain of unknown length into every reader. */
   get debug(): DebugPoints | undefined {
-    return this.driver.debug
+    return this.#debug
   }
 
   /** The unit below which a write costs a read, bytes. */

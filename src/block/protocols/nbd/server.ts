@@ -14,8 +14,8 @@ export type { NbdServerOptions } from './handshake.ts'
 /** Payload bytes and requests that one connection may have in flight; past them, no more is read. */
 const MAX_BYTES = 2 * wire.MAX_PAYLOAD
 const MAX_REQUESTS = 128
-/** Replies that wait to be sent, bytes; past them, no read is begun: what is read would be out of the caches when it is sent. */
-const MAX_UNSENT = 256 << 10
+/** Replies that wait to be sent, bytes; past them, no read is begun: what cannot be sent at once is copied, and out of the caches when it is. */
+const MAX_UNSENT = 0
 /** Replies from so many bytes on may go without passing through here; to find out whether they can costs as much as copying less. */
 const FORWARD_MIN = 32 << 10
 /** Memory that a connection keeps for its next replies, bytes, and of how many different lengths. */
