@@ -36,17 +36,7 @@ const STAGED_LIMIT = 2 << 20
  * No method throws or rejects: what goes wrong becomes the status.
  */
 export class Task {
-  readonly command: Command
-  /** How it queues: by its attribute, or ordered if the command must run alone. */
-  readonly order: Attribute
-  phase: Phase = 'busy'
-  /** Bytes that the data phase moves in all. */
-  length = 0
-  /** Bytes of them that were moved. The residual is the initiator's buffer less these. */
-  transferred = 0
-  status = STATUS_GOOD
-  /** Autosense data; empty without CHECK CONDITION. */
-  sense: Uint8Array = NO_SENSE
+  // Before the public fields, and few: V8 makes a dictionary of an object that gets private fields behind a dozen others
   readonly #owner: TaskOwner
   #source: DataSource | undefined
   #sink: DataSink | undefined
@@ -59,6 +49,17 @@ export class Task {
   #begun = false
   #aborted: false | 'silently' | 'announced' = false
   #waiter: { readonly promise: Promise<Phase>; readonly wake: (phase: Phase) => void } | undefined
+  readonly command: Command
+  /** How it queues: by its attribute, or ordered if the command must run alone. */
+  readonly order: Attribute
+  phase: Phase = 'busy'
+  /** Bytes that the data phase moves in all. */
+  length = 0
+  /** Bytes of them that were moved. The residual is the initiator's buffer less these. */
+  transferred = 0
+  status = STATUS_GOOD
+  /** Autosense data; empty without CHECK CONDITION. */
+  sense: Uint8Array = NO_SENSE
 
   constructor(command: Command, owner: TaskOwner, alone = false) {
     this.command = command
