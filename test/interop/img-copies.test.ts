@@ -148,6 +148,8 @@ describe.skipIf(lacks('qemu-img', 'qemu-io'))('img', () => {
       'commit t.qcow2',
       'commit -q t2.qcow2',
       '? commit -p o.qcow2',
+      'commit -p a.qcow2',
+      'commit -p nope',
       'commit -b a.qcow2 t3.qcow2',
       'commit r.qcow2',
       'commit e.qed',
@@ -289,7 +291,7 @@ describe.skipIf(lacks('qemu-img', 'qemu-io'))('img', () => {
       'amend -t foo -o compat=1.1 a.qcow2',
       'amend -q -o lazy_refcounts=off a.qcow2',
       '? amend -o help -f qcow2',
-      '? amend -p -o compat=1.1 a.qcow2',
+      'amend -p -o compat=1.1 a.qcow2',
     ],
     placed: false,
   })

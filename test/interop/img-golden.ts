@@ -37,6 +37,7 @@ export function theirs(args: readonly string[], cwd: string): Ran {
 export function normal(text: string): string {
   return text
     .replace(/^qemu-img: /gm, 'block86: ')
+    .replace(/(Use|or) qemu-img (amend|convert)/g, '$1 block86 img $2')
     .replaceAll("'qemu-img --help'", "'block86 img --help'")
     .replace(/disk size: .*/g, 'disk size: SIZE')
     .replace(/"actual-size": \d+/g, '"actual-size": SIZE')

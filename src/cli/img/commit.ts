@@ -47,11 +47,12 @@ export async function commit(argv: readonly string[], console: Console): Promise
   const open = (more: Partial<Flags>) =>
     openGiven(console, name, args.last('format'), { ...flags, ...more }, args.has('image-opts'))
   return interruptible(async (signal) => {
+    const looked = await open({})
     const progress = new Progress(console, args.has('progress') && !args.has('quiet'), 1)
     try {
-      const looked = await open({})
       let depth: number
       try {
+        progress.set(0)
         depth = baseDepth(looked, name, base)
       } finally {
         await looked.close()
@@ -85,10 +86,13 @@ function baseDepth(top: Opened, name: string, base: string | undefined): number 
 async function run(top: Opened, depth: number, speed: number, signal: AbortSignal, progress: Progress): Promise<void> {
   let base = top
   for (let step = 0; step < depth; step++) base = base.backing!
-  progress.set(0)
+  let percent = 0
   try {
     const job = commitJob(top.device, base.device, { signal, ...(speed > 0 ? { speed } : {}) })
-    for await (const { done, total } of job) progress.set(total === 0 ? 100 : (done / total) * 100, done)
+    for await (const { done, total } of job) {
+      percent = total === 0 ? 100 : (done / total) * 100
+      progress.set(percent, done)
+    }
     signal.throwIfAborted()
   } catch (error) {
     if (signal.aborted) throw error
@@ -96,7 +100,7 @@ async function run(top: Opened, depth: number, speed: number, signal: AbortSigna
       error instanceof ConvertError ? `Block job failed: ${strerror(error)}` : String((error as Error).message),
     )
   }
-  progress.set(100)
+  if (percent < 100) progress.set(100)
 }
 
 /** What was written down is given up above; where a format cannot do that, it stays. */

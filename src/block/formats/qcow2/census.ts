@@ -28,6 +28,10 @@ const MAX_REPEATS = 1024
 /** Most entries that are mended in one run. */
 const MAX_FIXES = 65536
 
+const COUNTED = ['allocated-clusters', 'fragmented-clusters', 'compressed-clusters'] as const
+/** Memory of a table that is noted as walked, bytes. */
+const WALKED_COST = 200
+
 /** An L2 entry of what an image maps to itself or to a data file, as the check sees it. */
 export class Entry {
   readonly #view: DataView
@@ -96,8 +100,8 @@ export class Census {
   readonly #most: number
   readonly #external: boolean
   readonly #mend: boolean
-  /** Tables that more than one L1 entry shows: those that were walked, and whether something was wrong. */
-  readonly #walked = new Map<number, boolean>()
+  /** Tables that more than one L1 entry shows: those that were walked, whether something was wrong, and what was counted. */
+  readonly #walked = new Map<number, { readonly wrong: boolean; readonly counted: readonly number[] }>()
   #repeats = 0
 
   /** With `mend`, what is in {@link misplaced} will be mended. */
@@ -214,22 +218,20 @@ export class Census {
 
   /** Walks a table that an L1 entry shows: the first time for all, again only to say again what is wrong. */
   async #walkShown(table: number, active: boolean): Promise<void> {
+    const { result } = this.#findings
     const shown = this.tables.get(table / this.#clusterSize)
-    const wrong = this.#walked.get(table)
-    if (wrong === undefined) {
-      const { result } = this.#findings
-      const before = result.corruptions
+    const walked = this.#walked.get(table)
+    if (walked === undefined) {
+      const before = { ...result }
       await this.#walkL2(table, shown, active)
-      if (shown > 1) this.#note(table, result.corruptions > before)
-    } else if (wrong && this.#repeats < MAX_REPEATS) {
-      this.#repeats++
-      await this.#walkL2(table, 0, false)
+      if (shown === 1) return
+      this.uses.budget.take(WALKED_COST)
+      const counted = COUNTED.map((name) => result[name] - before[name])
+      this.#walked.set(table, { wrong: result.corruptions > before.corruptions, counted })
+      return
     }
-  }
-
-  #note(table: number, wrong: boolean): void {
-    this.uses.budget.take(64)
-    this.#walked.set(table, wrong)
+    if (active) for (const [index, name] of COUNTED.entries()) result[name] += walked.counted[index]!
+    if (walked.wrong && this.#repeats++ < MAX_REPEATS) await this.#walkL2(table, 0, false)
   }
 
   /** Counts what an L2 table leads to, which is shown `times` times; with 0 it is only said again what is wrong. */
@@ -245,7 +247,7 @@ export class Census {
       const { high, low, kind } = entry
       if (high === 0 && low === 0 && entry.allocated(index) === 0) continue
       if (kind === 'compressed') {
-        if (active) this.#countPacked()
+        if (active && !this.#external) this.#countPacked()
         this.#walkPacked(entry, index, packer, times)
         continue
       }

@@ -155,8 +155,10 @@ class Check {
     }
     const end = this.#end
     for (const index of blocks) {
-      if (index * perBlock >= end) break
-      await loadBlock(this.#file, this.#header, this.#blockAt(index), index * perBlock, this.#counts, end)
+      const offset = this.#blockAt(index)
+      // Counts after the end matter to COPIED flags alone: a block that is shown more than once must not be read for each.
+      if (index * perBlock >= end && this.#census.uses.get(offset / this.#clusterSize) !== 1) continue
+      await loadBlock(this.#file, this.#header, offset, index * perBlock, this.#counts)
     }
   }
 

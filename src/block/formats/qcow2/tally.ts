@@ -127,14 +127,13 @@ export async function loadCounts(file: BlockDevice, header: Header, counts: Tall
   return { blocks }
 }
 
-/** Adds to `counts` what the refcount block at `offset` says, whose first cluster is `first`; clusters from `end` on are left out. */
+/** Adds to `counts` what the refcount block at `offset` says, whose first cluster is `first`. */
 export async function loadBlock(
   file: BlockDevice,
   header: Header,
   offset: number,
   first: number,
   counts: Tally,
-  end = Number.POSITIVE_INFINITY,
 ): Promise<void> {
   const clusterSize = 2 ** header.clusterBits
   const length = Math.min(clusterSize, file.size - offset)
@@ -142,7 +141,7 @@ export async function loadBlock(
   if (extent.kind !== 'data' && extent.length >= length) return
   const bytes = new Uint8Array(clusterSize)
   await readPadded(file, offset, bytesVec(bytes))
-  const most = Math.min((clusterSize * 8) / 2 ** header.refcountOrder, end - first)
+  const most = (clusterSize * 8) / 2 ** header.refcountOrder
   for (let index = 0; index < most; index++) {
     const count = readCount(bytes, header.refcountOrder, index)
     if (count !== 0) counts.set(first + index, count)
