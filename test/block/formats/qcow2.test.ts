@@ -1,6 +1,7 @@
 /** qcow2: what every driver must do, in every shape that an image can have. */
 import { describe, expect, test } from 'vitest'
 import { BlockDevice } from '../../../src/block/device.ts'
+import { checkQcow2 } from '../../../src/block/formats/qcow2/check.ts'
 import type { Qcow2CreateOptions } from '../../../src/block/formats/qcow2/create.ts'
 import type { IoVec } from '../../../src/block/iovec.ts'
 import type { Now } from '../../../src/block/now.ts'
@@ -99,4 +100,23 @@ test('a write that waited for another of the same new cluster goes into it in pl
   expect(lengths).toEqual([65536, 512])
   const bytes = await readBytes(disk, 0, 2048)
   expect([bytes[0], bytes[512], bytes[1024], bytes[1536]]).toEqual([2, 1, 3, 1])
+})
+
+test('long writes go to aligned space once a file is no longer short, and what that leaves out is used for less', async () => {
+  const { image, disk } = await makeImage(new Memory(0), { size: 16 << 20 })
+  const long = 256 << 10
+  for (let at = 0; at < 20 * long; at += long) await writeBytes(disk, at, new Uint8Array(long).fill(1))
+  const place = (index: number) => image.locate(index * long, long)
+  expect(place(0) % long).toBe(65536)
+  expect([17, 18, 19].map((index) => place(index) % long)).toEqual([0, 0, 0])
+  const { end } = image.allocator
+  await writeBytes(disk, 8 << 20, new Uint8Array(512).fill(2))
+  expect(image.locate(8 << 20, 512)).toBeLessThan(place(19))
+  expect(image.allocator.end).toBe(end)
+  for (let i = 0; i < 40; i++) await writeBytes(disk, (9 << 20) + i * 65536, new Uint8Array(65536).fill(i))
+  await disk.flush()
+  const { leaks, corruptions } = await checkQcow2('test', image.file, image.header)
+  expect({ leaks, corruptions }).toEqual({ leaks: 0, corruptions: 0 })
+  for (let i = 0; i < 20; i++) expect((await readBytes(disk, (i + 1) * long - 1, 1))[0]).toBe(1)
+  for (let i = 0; i < 40; i++) expect((await readBytes(disk, (9 << 20) + i * 65536, 1))[0]).toBe(i)
 })

@@ -17,6 +17,14 @@ const MAX_RUNS = 16384
 /** The file grows ahead of its use by an eighth, within these bounds: at least 16 clusters, at most 64 MiB. */
 const GROW_LEAST = 16
 const GROW_MOST = 64 << 20
+/**
+ * Space of at least this length begins at a multiple of it, bytes: the host's page cache takes an aligned write in one piece. The
+ * clusters that this leaves out, at most four such lengths of them, are for smaller needs. A file with little in it stays as short
+ * as it can be.
+ */
+const ALIGNED = 256 << 10
+const ALIGNED_FROM = 4 << 20
+const LEFT_MOST = 4 * ALIGNED
 /** Clusters past the file's end that may turn out to be in use, as after a crash, before the image counts as damaged. */
 const MAX_REFUSED = 4096
 
@@ -29,6 +37,10 @@ export class Allocator {
   readonly #name: string
   readonly #punch: boolean
   readonly #pool: Space[] = []
+  /** Left out before aligned space, in runs shorter than that. */
+  readonly #left: Space[] = []
+  #leftCount = 0
+  readonly #unit: number
   /** Clusters of old refcount tables, to be given back when the header no longer shows them. */
   readonly retired: { cluster: number; count: number }[] = []
   /** The first cluster after all that are in use. */
@@ -46,6 +58,7 @@ export class Allocator {
     this.#file = file
     this.#counts = counts
     this.#clusterSize = 2 ** counts.clusterBits
+    this.#unit = Math.max(1, ALIGNED / this.#clusterSize)
     this.#tail = Math.ceil(file.size / this.#clusterSize)
     this.#scanEnd = this.#tail
     this.#punch = options.punch && file.canDiscard
@@ -69,6 +82,7 @@ export class Allocator {
   }
 
   #try(count: number): Now<Space | undefined> {
+    if (count < this.#unit && this.#left.length > 0) return this.#takeLeft(count)
     const run = this.#pool.pop()
     if (run !== undefined) {
       const taken = Math.min(count, run.count)
@@ -81,6 +95,14 @@ export class Allocator {
       return after(this.#scanPage(), () => (this.#pool.length > 0 ? undefined : this.#grow(count)))
     }
     return this.#grow(count)
+  }
+
+  #takeLeft(count: number): Now<Space | undefined> {
+    const { cluster, count: there, zeroed } = this.#left.pop()!
+    const taken = Math.min(count, there)
+    if (taken < there) this.#left.push({ cluster: cluster + taken, count: there - taken, zeroed })
+    this.#leftCount -= taken
+    return this.#claim(cluster, taken, zeroed)
   }
 
   /** Exactly `count` clusters that follow each other, at the end of the file. */
@@ -211,7 +233,7 @@ export class Allocator {
   #grow(count: number): Now<Space | undefined> {
     if (this.#moving !== undefined) return this.#moving.then(() => this.#grow(count))
     const { perBlock } = this.#counts
-    const cluster = this.#tail
+    let cluster = this.#tail
     const index = Math.floor(cluster / perBlock)
     const end = (cluster + count + 1) * this.#clusterSize
     if (end > this.#file.size) return after(this.#extend(end), () => this.#grow(count))
@@ -222,9 +244,20 @@ export class Allocator {
       this.#addBlock(index, cluster)
       return after(this.#counts.claim(cluster, 1), () => this.#grow(count))
     }
+    const aligned = Math.ceil(cluster / this.#unit) * this.#unit
+    const left = aligned - cluster
+    if (left > 0 && count >= this.#unit && aligned + count <= (index + 1) * perBlock && this.#mayLeave(left)) {
+      this.#left.push({ cluster, count: left, zeroed: true })
+      this.#leftCount += left
+      cluster = aligned
+    }
     const taken = Math.min(count, (index + 1) * perBlock - cluster)
     this.#tail = cluster + taken
     return this.#claim(cluster, taken, true)
+  }
+
+  #mayLeave(count: number): boolean {
+    return this.end >= ALIGNED_FROM && (this.#leftCount + count) * this.#clusterSize <= LEFT_MOST
   }
 
   /** Gives the refcount table more room. The new one is in use at once; the old is free when the header shows the new. */
