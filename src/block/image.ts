@@ -60,6 +60,8 @@ export interface Image {
   readonly clusterSize: number
   readonly readOnly?: boolean
   readonly file: BlockDevice
+  /** Where the data are, if not in `file`. */
+  readonly dataFile?: BlockDevice | undefined
   readonly backing?: BlockDevice | undefined
   /** Where the mover reports what is in flight, for an image that must know when a cluster is no longer in use. */
   readonly traffic?: Traffic

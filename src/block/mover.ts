@@ -49,7 +49,7 @@ export class ImageDevice implements BlockDriver {
   }
 
   get unseen(): boolean {
-    return this.image.file.unseen
+    return (this.image.dataFile ?? this.image.file).unseen
   }
 
   read(at: number, into: IoVec): Now<void> {

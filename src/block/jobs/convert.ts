@@ -415,9 +415,10 @@ class Copy {
       else later.push(this.#write(at + start, part))
       start = end
     }
-    await Promise.all(later)
+    await all(later)
   }
 
+  /** A failure, also one that is here at once, is a promise's: what was begun before it must be waited for. */
   #write(at: number, bytes: Uint8Array): Now<void> {
     return this.#writing(at, () => this.#target.write(at, bytesVec(bytes)))
   }
@@ -428,9 +429,7 @@ class Copy {
   }
 
   #writing(at: number, body: () => Now<void>): Now<void> {
-    return rescue(body, (error) => {
-      throw new ConvertError('writing', at, error)
-    })
+    return rescue(body, (error) => Promise.reject(new ConvertError('writing', at, error)))
   }
 }
 

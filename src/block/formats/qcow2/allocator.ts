@@ -246,7 +246,9 @@ export class Allocator {
     }
     const aligned = Math.ceil(cluster / this.#unit) * this.#unit
     const left = aligned - cluster
-    if (left > 0 && count >= this.#unit && aligned + count <= (index + 1) * perBlock && this.#mayLeave(left)) {
+    // What was there at open is the scan's to find.
+    const fresh = left > 0 && cluster >= this.#scanEnd
+    if (fresh && count >= this.#unit && aligned + count <= (index + 1) * perBlock && this.#mayLeave(left)) {
       this.#left.push({ cluster, count: left, zeroed: true })
       this.#leftCount += left
       cluster = aligned

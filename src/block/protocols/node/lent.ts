@@ -77,9 +77,8 @@ export class Lent {
     const length = LENT_MAX + pageSize
     const free = this.#free.pop()
     if (free !== undefined) {
-      if (this.#libc.mapFile(this.#fd, at, length, free.address) >= 0) return free
-      this.#unmap(free)
-      return undefined
+      // Where that fails nobody knows whose the addresses are: they are given up.
+      return this.#libc.mapFile(this.#fd, at, length, free.address) >= 0 ? free : undefined
     }
     const address = this.#libc.mapFile(this.#fd, at, length)
     return address < 0 ? undefined : { address, memory: this.#libc.view(address, length) }
