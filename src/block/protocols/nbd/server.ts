@@ -109,12 +109,9 @@ class Transmission {
       }
       if (request.command === wire.CMD_DISC) return undefined
       const holds = request.command === wire.CMD_READ || request.command === wire.CMD_WRITE
-      if (holds && request.length > BLOCK_SIZES.maximum) {
-        if (request.command === wire.CMD_WRITE) return `a write has ${request.length} bytes`
-        this.#error(request, new BlockError('EINVAL', `a request may have ${BLOCK_SIZES.maximum} bytes at most`))
-        continue
-      }
-      const cost = holds ? request.length : 0
+      const tooLong = holds && request.length > BLOCK_SIZES.maximum
+      if (tooLong && request.command === wire.CMD_WRITE) return `a write has ${request.length} bytes`
+      const cost = holds && !tooLong ? request.length : 0
       const unsent = request.command === wire.CMD_READ ? MAX_UNSENT : Infinity
       const room = this.#room(MAX_BYTES - cost, MAX_REQUESTS - 1, unsent)
       if (room !== undefined) await room
@@ -153,10 +150,7 @@ class Transmission {
     settle(
       () => this.#execute(request, payload),
       end,
-      (error) => {
-        this.#error(request, error)
-        end()
-      },
+      (error) => settle(() => this.#error(request, error), end, end),
     )
   }
 
@@ -198,6 +192,8 @@ class Transmission {
     if (allowed === undefined) return new BlockError('EINVAL', `request type ${command} is not known`)
     if ((flags & ~allowed) !== 0)
       return new BlockError('EINVAL', `flags ${flags} are not known for request type ${command}`)
+    if (command === wire.CMD_READ && length > BLOCK_SIZES.maximum)
+      return new BlockError('EINVAL', `a request may have ${BLOCK_SIZES.maximum} bytes at most`)
     if (command === wire.CMD_FLUSH) return undefined
     const writes = command === wire.CMD_WRITE || command === wire.CMD_TRIM || command === wire.CMD_WRITE_ZEROES
     if (writes && this.#readOnly) return new BlockError('EPERM', 'the export is read-only')
@@ -291,17 +287,14 @@ class Transmission {
     ])
   }
 
-  #error(request: Request, error: unknown): void {
+  #error(request: Request, error: unknown): void | Promise<void> {
     const number = wire.errorNumber(errnoOf(error))
     const structured =
       this.#session.structured && (request.command === wire.CMD_READ || request.command === wire.CMD_BLOCK_STATUS)
-    if (!structured) {
-      void this.#write([simple(request.cookie, number)])
-      return
-    }
+    if (!structured) return this.#write([simple(request.cookie, number)])
     const message = wire.utf8(messageOf(error)).subarray(0, wire.MAX_STRING)
     const head = chunk(request, wire.REPLY_FLAG_DONE, wire.REPLY_ERROR, 6 + message.length)
-    void this.#write([head, wire.pack([4, number], [2, message.length]), message])
+    return this.#write([head, wire.pack([4, number], [2, message.length]), message])
   }
 
   #forward(head: Uint8Array, place: Place): boolean {
