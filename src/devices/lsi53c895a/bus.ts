@@ -7,7 +7,7 @@ import { bytesOf, fieldsOf, flagOf, listOf, numberOf } from '../scsi/saved.ts'
 import { CheckCondition, INITIATOR_DETECTED_ERROR_MESSAGE_RECEIVED } from '../scsi/sense.ts'
 import { Connections, connectionsOf } from './connections.ts'
 import * as message from './messages.ts'
-import { INITIATOR, managementOf, type Nexus, NONE, newNexus } from './nexus.ts'
+import { INITIATOR, MESSAGES_LIMIT, managementOf, type Nexus, NONE, newNexus } from './nexus.ts'
 import { PHASE_COMMAND, PHASE_DATA_IN, PHASE_DATA_OUT, PHASE_MSG_IN, PHASE_MSG_OUT, PHASE_STATUS } from './registers.ts'
 
 /** What the chip wants to hear of. */
@@ -314,8 +314,7 @@ export class ScsiBus {
     }
     switch (code) {
       case message.EXTENDED_MESSAGE:
-        this.#queue(nexus, message.negotiate(Array.prototype.slice.call(bytes, at, at + length), this.#wide))
-        return false
+        return this.#answer(nexus, message.negotiate(Array.prototype.slice.call(bytes, at, at + length), this.#wide))
       case message.NO_OPERATION:
         return false
       case message.MESSAGE_REJECT:
@@ -326,8 +325,7 @@ export class ScsiBus {
         }
         return false
       case message.MESSAGE_PARITY_ERROR:
-        nexus.messages = [...nexus.said, ...nexus.messages]
-        return false
+        return this.#repeat(nexus)
       case message.INITIATOR_DETECTED_ERROR:
         nexus.task?.withdraw(new CheckCondition(INITIATOR_DETECTED_ERROR_MESSAGE_RECEIVED))
         return false
@@ -342,9 +340,32 @@ export class ScsiBus {
       case message.TARGET_RESET:
         return this.#manage(nexus, 'target reset')
       default:
-        this.#queue(nexus, REJECT)
-        return false
+        return this.#answer(nexus, REJECT)
     }
+  }
+
+  /** Has the target answer a message; true if it gives the connection up for it, as it may (SCSI-2 6.1.1). */
+  #answer(nexus: Nexus, bytes: readonly number[]): boolean {
+    if (nexus.messages.length + bytes.length > MESSAGES_LIMIT) return this.#giveUp(nexus)
+    this.#queue(nexus, bytes)
+    return false
+  }
+
+  /** Has the target say once more what it said last; true if it gives the connection up for it. */
+  #repeat(nexus: Nexus): boolean {
+    const { said } = nexus
+    if (said.length + nexus.messages.length > MESSAGES_LIMIT) return this.#giveUp(nexus)
+    nexus.said = NONE
+    nexus.messages = [...said, ...nexus.messages]
+    return false
+  }
+
+  /** The target goes bus free, and the command is no more. */
+  #giveUp(nexus: Nexus): true {
+    if (nexus.task !== undefined) return this.#manage(nexus, 'abort task')
+    this.#messageOut = []
+    this.#free()
+    return true
   }
 
   /** Task management ends the connection: the bus goes free when the target has let go of all memory. */

@@ -29,6 +29,8 @@ export interface Nexus {
 export const INITIATOR = 0
 
 const NOTHING = new Uint8Array(0)
+/** Message bytes that wait for the initiator at most. */
+export const MESSAGES_LIMIT = 1024
 /** No messages. */
 export const NONE: readonly number[] = []
 
@@ -70,7 +72,6 @@ const MANAGEMENT: readonly TaskManagement['function'][] = [
   'target reset',
 ]
 const COMMAND_LIMIT = 260
-const MESSAGES_LIMIT = 1024
 
 /** The nexus with its task. */
 export function saveNexus(nexus: Nexus): Saved {

@@ -928,6 +928,68 @@ describe('bad programs', () => {
     machine().device.restore(chip.device.save())
   })
 
+  test('MESSAGE PARITY ERROR 300 times over: the target says its message again once, not as often', () => {
+    const chip = ready(machine())
+    chip.put(SCRATCH, 0x80, 0x12)
+    chip.put(BUFFER, ...new Array<number>(300).fill(0x09))
+    chip.run(s.selectAtn(3), s.move(2, SCRATCH, s.MSG_OUT), s.move(1, SCRATCH + 0x20, s.MSG_IN), s.int(1))
+    expect([chip.r32(reg.DSPS), chip.bytes(SCRATCH + 0x20, 1)]).toEqual([1, [7]])
+    chip.r8(reg.DSTAT)
+    for (let round = 0; round < 3; round++) {
+      chip.put(LARGE, ...new Array<number>(300).fill(0xee))
+      chip.run(s.set(s.ATN), s.clear(s.ACK), s.move(300, BUFFER, s.MSG_OUT), s.move(300, LARGE, s.MSG_IN), s.int(2))
+      expect(chip.r16(reg.SIST0) & 0xff).toBe(reg.SIST0_MA)
+      expect([chip.r32(reg.DBC) & 0xffffff, chip.bytes(LARGE, 2)]).toEqual([299, [7, 0xee]])
+      machine().device.restore(chip.device.save())
+    }
+  })
+
+  const rejected = new Array<number>(300).fill(0x12)
+  const agreements = Array.from({ length: 60 }, () => [1, 3, 1, 10, 8]).flat()
+  const send = [s.set(s.ATN), s.move(300, BUFFER, s.MSG_OUT)]
+  const takeAll = s.move(300, LARGE, s.MSG_IN)
+  const sayAgain = [s.set(s.ATN), s.move(1, SCRATCH + 0x10, s.MSG_OUT)]
+
+  test.each([
+    ['messages to be rejected', rejected, [send, send, send, send]],
+    ['agreements', agreements, [send, send, send, send]],
+    [
+      'answers that are asked for again behind others',
+      rejected,
+      [send, [takeAll, s.set(s.ATN), s.clear(s.ACK)], send, send, send, sayAgain],
+    ],
+  ])('%s: the target gives up a connection whose initiator takes no answers', (_, messages, steps) => {
+    const chip = ready(machine())
+    chip.put(SCRATCH, 0x80)
+    chip.put(SCRATCH + 0x10, 0x09)
+    chip.put(BUFFER, ...messages)
+    const program = [s.selectAtn(3), s.move(1, SCRATCH, s.MSG_OUT)]
+    // The last step is what the target does not bear
+    const before = steps.slice(0, -1).flat()
+    expect(chip.run(...program, ...before, s.int(1))).toBe(1)
+    expect(chip.r16(reg.SIST0) & 0xff).toBe(0)
+    chip.r8(reg.DSTAT)
+    machine().device.restore(chip.device.save())
+    chip.run(...steps.at(-1)!, s.int(2))
+    expect(chip.r16(reg.SIST0) & 0xff).toBe(reg.SIST0_UDC)
+    expect(chip.r8(reg.SCNTL1) & reg.SCNTL1_CON).toBe(0)
+    chip.run(...io(chip, TEST_UNIT_READY))
+    expect([chip.r32(reg.DSPS), chip.bytes(SCRATCH + 0x20, 1)]).toEqual([0x77, [0]])
+  })
+
+  test('the command of a connection that the target gives up is no more', async () => {
+    const chip = ready(machine())
+    chip.put(BUFFER, ...new Array<number>(300).fill(0x12))
+    const [select, identify, command] = io(chip, READ(0, 1))
+    const rounds = Array.from({ length: 5 }, () => [s.set(s.ATN), s.move(300, BUFFER, s.MSG_OUT)]).flat()
+    chip.run(select!, identify!, command!, ...rounds, s.int(1))
+    expect(chip.r16(reg.SIST0) & 0xff).toBe(reg.SIST0_UDC)
+    expect(chip.target.unit(0)!.tasks).toEqual([])
+    chip.run(...io(chip, TEST_UNIT_READY))
+    await chip.stopped()
+    expect([chip.r32(reg.DSPS), chip.bytes(SCRATCH + 0x20, 1)]).toEqual([0x77, [0]])
+  })
+
   test('CVE-2022-0216: the same command aborted again and again', () => {
     const chip = machine()
     chip.put(SCRATCH, 0xc0, 0x20, 9, ...new Array<number>(64).fill(0x0d))
