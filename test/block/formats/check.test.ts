@@ -3,7 +3,9 @@ import { createHash } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
 import { BlockDevice, type BlockDriver } from '../../../src/block/device.ts'
 import { checkQcow2 } from '../../../src/block/formats/qcow2/check.ts'
+import { createQcow2 } from '../../../src/block/formats/qcow2/create.ts'
 import { readImageHeader } from '../../../src/block/formats/qcow2/image.ts'
+import { bytesVec } from '../../../src/block/iovec.ts'
 import { Memory } from '../../../src/block/protocols/memory.ts'
 import { outcome, readBytes, writeBytes } from '../../conformance/driver.ts'
 import { Recorder, Replay } from '../../crash/recorder.ts'
@@ -118,6 +120,65 @@ const DAMAGES: readonly (readonly [string, (image: Damaged) => void, corruptions
   ],
 ]
 
+/**
+ * An image of 4 KiB clusters whose metadata were preallocated, and most of whose clusters were given back: `tables` L2 tables, each
+ * before its 512 clusters, of which each 128th is in use. The data itself is a hole.
+ */
+async function preallocated(tables: number): Promise<Memory> {
+  const medium = new Memory(0)
+  await createQcow2(new BlockDevice(medium), { name: 'image', size: tables * 512 * CLUSTER, clusterSize: CLUSTER })
+  const header = await readImageHeader('image', new BlockDevice(medium))
+  const l1 = header.l1Offset / CLUSTER
+  const first = l1 + Math.ceil((header.l1Size * 8) / CLUSTER)
+  const after = first + tables * 513
+  // The refcount structure is after all that.
+  const blocks = Math.ceil((after * 1.001 + 8) / 2048)
+  const length = Math.ceil((blocks * 8) / CLUSTER)
+  medium.resize((after + length + blocks) * CLUSTER)
+  const table = new Uint8Array(length * CLUSTER)
+  for (let block = 0; block < blocks; block++) {
+    new DataView(table.buffer).setBigUint64(block * 8, BigInt((after + length + block) * CLUSTER))
+  }
+  const counts = new Uint8Array(blocks * CLUSTER)
+  const use = (cluster: number) => {
+    counts[cluster * 2 + 1] = 1
+  }
+  const entries = new Uint8Array((first - l1) * CLUSTER)
+  for (let index = 0; index < tables; index++) {
+    const place = first + index * 513
+    new DataView(entries.buffer).setBigUint64(index * 8, COPIED | BigInt(place * CLUSTER))
+    use(place)
+    const bytes = new Uint8Array(CLUSTER)
+    for (let each = 0; each < 512; each += 128) {
+      new DataView(bytes.buffer).setBigUint64(each * 8, COPIED | BigInt((place + 1 + each) * CLUSTER))
+      use(place + 1 + each)
+    }
+    medium.write(place * CLUSTER, bytesVec(bytes))
+  }
+  for (let cluster = l1; cluster < first; cluster++) use(cluster)
+  for (let cluster = after; cluster < after + length + blocks; cluster++) use(cluster)
+  use(0)
+  medium.write(l1 * CLUSTER, bytesVec(entries))
+  medium.write(after * CLUSTER, bytesVec(table))
+  medium.write((after + length) * CLUSTER, bytesVec(counts))
+  const shown = new DataView(new ArrayBuffer(12))
+  shown.setBigUint64(0, BigInt(after * CLUSTER))
+  shown.setUint32(8, length)
+  medium.write(48, bytesVec(new Uint8Array(shown.buffer)))
+  return medium
+}
+
+test('a large image that takes little is checked, and opened though it was not closed', async () => {
+  const tables = 12_800
+  const medium = await preallocated(tables)
+  const found = await check(medium)
+  expect(found).toMatchObject({ corruptions: 0, leaks: 0, 'check-errors': 0, 'allocated-clusters': tables * 4 })
+  medium.write(79, bytesVec(Uint8Array.of(1)))
+  const { disk } = await openImage(medium)
+  await disk.close()
+  expect((await readImageHeader('image', new BlockDevice(medium))).incompatible).toBe(0n)
+})
+
 describe('a repair', () => {
   for (const [what, damage, corruptions, leaks] of DAMAGES) {
     test(`of ${what}`, async () => {
@@ -227,6 +288,23 @@ describe('a repair', () => {
     const now = new Damaged(await readBytes(bad, 0, bad.size))
     expect(now.get64(now.l1)).toBe(damaged.get64(damaged.l1))
     expect(now.get64(now.l1 + 8)).toBe(damaged.get64(damaged.l1 + 8))
+  })
+
+  test('sets no COPIED flag for a cluster with more uses than its refcount can say', async () => {
+    const medium = new Memory(0)
+    const { disk } = await makeImage(medium, { size: SIZE, clusterSize: CLUSTER, refcountBits: 1 })
+    await writeBytes(disk, 0, new Uint8Array(4 * CLUSTER).fill(1))
+    await disk.close()
+    const damaged = new Damaged(await readBytes(medium, 0, medium.size))
+    const twice = BigInt(damaged.cluster(1) * CLUSTER)
+    for (const index of [1, 2]) damaged.put64(damaged.l2(index), twice)
+    damaged.put64(damaged.l2(0), damaged.get64(damaged.l2(0)) & ~COPIED)
+    const bad = Memory.from(damaged.bytes)
+    const found = await check(bad, 'all')
+    expect(found.corruptions).toBe(3)
+    const now = new Damaged(await readBytes(bad, 0, bad.size))
+    expect([1, 2].map((index) => now.get64(now.l2(index)))).toEqual([twice, twice])
+    expect(now.get64(now.l2(0)) & COPIED).toBe(COPIED)
   })
 
   test('gives nothing back where the snapshots cannot be read', async () => {

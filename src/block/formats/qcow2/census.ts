@@ -9,7 +9,7 @@ import { AUTOCLEAR_BITMAPS, type Header, INCOMPATIBLE_DATA_FILE, l2EntrySize } f
 import { Packer } from './packed.ts'
 import { maxCount } from './refcounts.ts'
 import { readSnapshots, type Snapshot } from './snapshottable.ts'
-import { type Budget, Tally } from './tally.ts'
+import { type Budget, ENTRY_COST, Tally } from './tally.ts'
 
 export const COPIED_BIT = 0x80000000
 const COMPRESSED_BIT = 0x40000000
@@ -87,9 +87,11 @@ export class Census {
   /** How often each cluster is used. */
   readonly uses: Tally
   /** How many L1 entries show an L2 table there. */
-  readonly tables: Tally
+  readonly tables = new Map<number, number>()
   /** How often a cluster holds other metadata than L2 tables. */
   readonly metadata: Tally
+  /** Clusters with more uses than a refcount can say, so that {@link uses} says the most. */
+  readonly overflown = new Set<number>()
   /** L2 entries whose cluster is preallocated but misplaced: they can be zero clusters without one. */
   readonly misplaced: { readonly table: number; readonly at: number }[] = []
   readonly #name: string
@@ -107,7 +109,6 @@ export class Census {
   /** With `mend`, what is in {@link misplaced} will be mended. */
   constructor(name: string, file: BlockDevice, header: Header, findings: Findings, budget: Budget, mend: boolean) {
     this.uses = new Tally(budget)
-    this.tables = new Tally(budget)
     this.metadata = new Tally(budget)
     this.#name = name
     this.#file = file
@@ -154,6 +155,8 @@ export class Census {
 
   #overflow(cluster: number, times: number): void {
     if (times === 0) return
+    if (!this.overflown.has(cluster)) this.uses.budget.take(ENTRY_COST)
+    this.overflown.add(cluster)
     this.#findings.corrupt(`ERROR: overflow cluster offset=0x${(cluster * this.#clusterSize).toString(16)}`, times)
     this.#findings.say(
       'Use block86 img amend to increase the refcount entry width or block86 img convert to create a clean copy ' +
@@ -188,10 +191,14 @@ export class Census {
   async #findTables(l1Offset: number, l1Size: number): Promise<void> {
     if (l1Size === 0 || !this.#fits(l1Offset, l1Size * 8)) return
     const l1 = await this.#read(l1Offset, l1Size * 8)
+    this.uses.budget.earn(l1Offset, l1)
     for (let index = 0; index < l1Size; index++) {
       const offset = tableAt(l1, index)
       if (offset === 0 || offset % this.#clusterSize !== 0 || !this.#fits(offset, this.#clusterSize)) continue
-      this.tables.add(offset / this.#clusterSize)
+      const cluster = offset / this.#clusterSize
+      const shown = this.tables.get(cluster)
+      if (shown === undefined) this.uses.budget.take(ENTRY_COST)
+      this.tables.set(cluster, (shown ?? 0) + 1)
     }
   }
 
@@ -219,7 +226,7 @@ export class Census {
   /** Walks a table that an L1 entry shows: the first time for all, again only to say again what is wrong. */
   async #walkShown(table: number, active: boolean): Promise<void> {
     const { result } = this.#findings
-    const shown = this.tables.get(table / this.#clusterSize)
+    const shown = this.tables.get(table / this.#clusterSize)!
     const walked = this.#walked.get(table)
     if (walked === undefined) {
       const before = { ...result }
@@ -238,6 +245,7 @@ export class Census {
   async #walkL2(table: number, times: number, active: boolean): Promise<void> {
     const bytes = await readL2(this.#file, this.#header, table)
     if (bytes === undefined) return
+    this.uses.budget.earn(table, bytes)
     const entry = new Entry(bytes, this.#header)
     const packer = new Packer(this.#name, this.#file, this.#header, undefined)
     const entries = this.#clusterSize / l2EntrySize(this.#header)

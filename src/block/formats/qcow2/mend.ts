@@ -79,7 +79,7 @@ export class CountWriter {
 export interface WrongFlag {
   /** What is wrong, in words. */
   readonly what: string
-  /** Whether it can be changed: it lies in a table and in nothing else. */
+  /** Whether it can be changed: it lies in a table and in nothing else, and says no cluster to be its own that has more uses. */
   readonly changeable: boolean
 }
 
@@ -111,15 +111,16 @@ export async function mendFlags(
     if (((high & COPIED_BIT) !== 0) !== (count === 1)) {
       const what = `L2 cluster: l1_index=${index} l1_entry=${hex(high, view.getUint32(index * 8 + 4))} refcount=${count}`
       const own = Math.floor((l1Offset + index * 8) / clusterSize)
-      if (visit({ what, changeable: census.metadata.get(own) === 1 && census.tables.get(own) === 0 })) {
+      const alone = census.metadata.get(own) === 1 && !census.tables.has(own)
+      if (visit({ what, changeable: alone && !(count === 1 && census.overflown.has(cluster)) })) {
         bytes[index * 8]! ^= 0x80
         l1.touch(index * 8, 8)
       }
     }
-    const shown = offset % clusterSize === 0 ? census.tables.get(cluster) : 0
+    const shown = offset % clusterSize === 0 ? (census.tables.get(cluster) ?? 0) : 0
     if (shown === 0 || seen.has(cluster)) continue
     if (shown > 1) seen.add(cluster)
-    if (await mendTable(file, header, offset, census.changeable(offset), counts, visit)) written = true
+    if (await mendTable(file, header, offset, census, counts, visit)) written = true
   }
   if (await l1.write(file)) written = true
   if (written) await file.flush()
@@ -129,7 +130,7 @@ async function mendTable(
   file: BlockDevice,
   header: Header,
   table: number,
-  changeable: boolean,
+  census: Census,
   counts: Tally,
   visit: (flag: WrongFlag) => boolean,
 ): Promise<boolean> {
@@ -138,16 +139,19 @@ async function mendTable(
   const clusterSize = 2 ** header.clusterBits
   const size = l2EntrySize(header)
   const external = (header.incompatible & INCOMPATIBLE_DATA_FILE) !== 0n
+  const alone = census.changeable(table)
   const piece = new Piece(table, bytes)
   const entry = new Entry(bytes, header)
   for (let index = 0; index < clusterSize / size; index++) {
     entry.look(index)
     if (entry.kind !== 'cluster') continue
     // What is in a data file has no refcount: nobody else can use it.
-    const count = external ? 1 : counts.get(Math.floor(entry.offset / clusterSize))
+    const cluster = Math.floor(entry.offset / clusterSize)
+    const count = external ? 1 : counts.get(cluster)
     if (((entry.high & COPIED_BIT) !== 0) === (count === 1)) continue
     const what = `data cluster: l2_entry=${hex(entry.high, entry.low)} refcount=${count}`
-    if (!visit({ what, changeable })) continue
+    const changeable = !(count === 1 && !external && census.overflown.has(cluster))
+    if (!visit({ what, changeable: alone && changeable })) continue
     bytes[index * size]! ^= 0x80
     piece.touch(index * size, 8)
   }

@@ -9,24 +9,33 @@ import { maxCount, readCount, writeCount } from './refcounts.ts'
 const CHUNK = 256
 /** Memory of a chunk with what leads to it, bytes. */
 const CHUNK_COST = 760
-const LARGE_COST = 40
+/** Memory of an entry of a map or a set, bytes. */
+export const ENTRY_COST = 40
 const LEAST_LIMIT = 32 << 20
-const MOST_LIMIT = 1 << 30
-
+const MOST_LIMIT = 2 ** 31
+/** What of metadata is told from a hole, bytes. */
+const PIECE = 4096
 /**
- * Most memory for a tally of a file that takes `allocated` bytes. An image that is really that large may take more: a byte for
- * each KiB is plenty for clusters of 4 KiB; one that only says so may not.
+ * Memory that a byte of metadata earns. An L2 table of 4 KiB leads to four chunks of uses and counts, a refcount block of 4 KiB with
+ * 16 bits each to 16: mostly that is less than it earns, and what an image can take stays in proportion to what it really has.
  */
+const EARNINGS = 4
+
+/** Memory, bytes, that may be taken for an image whose file takes `allocated` bytes, before any metadata is read: see {@link Budget}. */
 export function tallyLimit(allocated: number): number {
-  return Math.min(MOST_LIMIT, Math.max(LEAST_LIMIT, allocated / 1024))
+  return Math.min(MOST_LIMIT / 2, Math.max(LEAST_LIMIT, allocated / 1024))
 }
 
-/** Memory that some tallies share. */
+/**
+ * Memory that some tallies share: a sum for all images, and more for each piece of metadata that is there. So a large image may take
+ * much, but a small one that only says that it is large may not.
+ */
 export class Budget {
-  readonly #limit: number
+  readonly #earned = new Set<number>()
+  #limit: number
   #left: number
 
-  /** `limit` is the most memory that they take, bytes; EFBIG is thrown where that is too little. */
+  /** `limit` is the most memory that they take before any is earned, bytes; EFBIG is thrown where that is too little. */
   constructor(limit: number) {
     this.#limit = limit
     this.#left = limit
@@ -39,6 +48,18 @@ export class Budget {
       'EFBIG',
       `Cannot count clusters: they lie too far apart for ${Math.floor(this.#limit / 2 ** 20)} MiB of memory`,
     )
+  }
+
+  /** More may be taken for the metadata `bytes` that were read at `offset`: once for each piece of the file, and not for zeroes. */
+  earn(offset: number, bytes: Uint8Array): void {
+    for (let from = 0, to = 0; from < bytes.length && this.#limit < MOST_LIMIT; from = to) {
+      const piece = Math.floor((offset + from) / PIECE)
+      to = (piece + 1) * PIECE - offset
+      if (this.#earned.has(piece) || !bytes.subarray(from, to).some((byte) => byte !== 0)) continue
+      this.#earned.add(piece)
+      this.#limit += PIECE * EARNINGS - ENTRY_COST
+      this.#left += PIECE * EARNINGS - ENTRY_COST
+    }
   }
 }
 
@@ -72,7 +93,7 @@ export class Tally {
       this.#chunks.set(key, (chunk = new Uint16Array(CHUNK)))
     }
     if (count >= 0xffff) {
-      if (!this.#large.has(cluster)) this.budget.take(LARGE_COST)
+      if (!this.#large.has(cluster)) this.budget.take(ENTRY_COST)
       this.#large.set(cluster, count)
     }
     chunk[cluster % CHUNK] = Math.min(count, 0xffff)
@@ -141,6 +162,7 @@ export async function loadBlock(
   if (extent.kind !== 'data' && extent.length >= length) return
   const bytes = new Uint8Array(clusterSize)
   await readPadded(file, offset, bytesVec(bytes))
+  counts.budget.earn(offset, bytes)
   const most = (clusterSize * 8) / 2 ** header.refcountOrder
   for (let index = 0; index < most; index++) {
     const count = readCount(bytes, header.refcountOrder, index)
