@@ -284,10 +284,10 @@ export abstract class Drive extends TaskFile {
    */
   halt(released: () => void): void {
     this.phase = 'stopping'
+    this.dmaWanted = 0
     this.#takeBack('device', () => {
       this.phase = 'stuck'
       this.status = this.ready | STATUS_DRQ
-      this.dmaWanted = 0
       released()
     })
   }

@@ -69,8 +69,11 @@ async function raw(
   }
 }
 
-const pattern = (length: number, seed = 1) =>
-  Uint8Array.from({ length }, (_, i) => (i * 7 + seed * 13 + (i >> 8)) & 0xff)
+const pattern = (length: number, seed = 1) => {
+  const bytes = new Uint8Array(length)
+  for (let i = 0; i < length; i++) bytes[i] = i * 7 + seed * 13 + (i >> 8)
+  return bytes
+}
 
 describe('client and server', () => {
   test('carry reads, writes, zeroes, trims and flushes', async () => {

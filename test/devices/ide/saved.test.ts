@@ -47,6 +47,20 @@ describe('a saved state', () => {
     expect(bytes).toEqual(pattern(70, 2))
   })
 
+  test('while a stopped DMA transfer is being taken back', () => {
+    const slow = new Slow(1 << 20)
+    const first = host(slow)
+    first.prd([[0x8000, 64 * 512]])
+    first.issue(0xc8, { lba: 0, count: 64 })
+    first.start(true)
+    first.stop()
+    expect(first.masterStatus & BM_ACTIVE).toBe(BM_ACTIVE)
+    const second = moved(first, filled())
+    expect(second.status & (BSY | DRQ)).toBe(DRQ)
+    second.softReset()
+    expect(second.status).toBe(READY)
+  })
+
   test('after PIO of any length, whole or broken off by a reset', () => {
     const first = host(filled())
     first.issue(0x20, { lba: 3, count: 4 })
