@@ -1,16 +1,16 @@
 /** Checks an image that nobody is writing, and repairs it. */
+
+import { type CheckResult, MAX_MESSAGES } from '../../checkresult.ts'
 import type { BlockDevice } from '../../device.ts'
 import { BlockError, errnoOf } from '../../error.ts'
 import { bytesVec } from '../../iovec.ts'
 import { readPadded } from '../../mover.ts'
 import { Census } from './census.ts'
-import { type CheckResult, Findings } from './findings.ts'
+import { Findings } from './findings.ts'
 import { type Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DIRTY } from './header.ts'
 import { CountWriter, dropCluster, mendFlags } from './mend.ts'
 import { switchHeader } from './switch.ts'
 import { Budget, loadBlock, Tally, tallyLimit, writeCounts } from './tally.ts'
-
-export type { CheckResult }
 
 /**
  * Checks the image in `file`; `repair` says what to mend, and `tell` hears of everything that is found. The image must not be open
@@ -33,7 +33,7 @@ export async function checkQcow2(
       ...after,
       'corruptions-fixed': found['corruptions-fixed'],
       'leaks-fixed': found['leaks-fixed'],
-      messages: [...found.messages, ...after.messages].slice(0, 1000),
+      messages: [...found.messages, ...after.messages].slice(0, MAX_MESSAGES),
     }
   }
   if (result.corruptions === 0 && result['check-errors'] === 0) await clearMarks(name, file, header)

@@ -1,24 +1,8 @@
 /** What a check finds, said in the words that people know from `qemu-img check`. */
+
+import { type CheckResult, MAX_MESSAGES } from '../../checkresult.ts'
 import { BlockError, messageOf } from '../../error.ts'
 import type { Header } from './header.ts'
-
-/** What a check found; the names are those of `qemu-img check --output=json`. */
-export interface CheckResult {
-  'image-end-offset': number
-  'total-clusters': number
-  'allocated-clusters': number
-  'fragmented-clusters': number
-  'compressed-clusters': number
-  corruptions: number
-  leaks: number
-  'corruptions-fixed': number
-  'leaks-fixed': number
-  'check-errors': number
-  /** What is wrong, a sentence each; the first 1000. */
-  messages: string[]
-}
-
-const MAX_MESSAGES = 1000
 
 /** Gathers what a check finds. */
 export class Findings {

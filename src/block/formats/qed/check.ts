@@ -1,25 +1,15 @@
 /** Checks a QED image that nobody is writing, and repairs it. */
+
+import { type CheckResult, MAX_MESSAGES } from '../../checkresult.ts'
 import type { BlockDevice } from '../../device.ts'
 import { BlockError } from '../../error.ts'
 import { bytesVec } from '../../iovec.ts'
 import { readPadded } from '../../mover.ts'
 import { FEATURE_NEED_CHECK, fixedBytes, type QedHeader, tableEntries } from './header.ts'
 
-/** What a check found; the names are those of `qemu-img check --output=json`. */
-export interface QedCheckResult {
-  'image-end-offset': number
-  'total-clusters': number
-  'allocated-clusters': number
-  'fragmented-clusters': number
-  corruptions: number
-  leaks: number
-  'corruptions-fixed': number
-  'leaks-fixed': number
-  'check-errors': number
-  messages: string[]
-}
+/** What a check found; QED compresses nothing. */
+export type QedCheckResult = Omit<CheckResult, 'compressed-clusters'>
 
-const MAX_MESSAGES = 1000
 const PART = 1 << 20
 /** Clusters of one piece of the set of those in use; 64 MiB of pieces cover 512 million clusters. */
 const MARKS = 8192
