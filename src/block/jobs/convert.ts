@@ -1,5 +1,4 @@
 /** Copies disks, one behind the other, into another: several requests in flight, holes left out, zeroes found. */
-import { isAllZero } from '../../codecs/index.ts'
 import type { BlockDevice, Loan } from '../device.ts'
 import { BlockError } from '../error.ts'
 import { bytesVec } from '../iovec.ts'
@@ -7,6 +6,7 @@ import { ImageDevice } from '../mover.ts'
 import { all, type Now, rescue } from '../now.ts'
 import { type Shown, shows } from './holes.ts'
 import { Job, type JobOptions } from './job.ts'
+import { isZero, type Stretch, stretchesOf } from './stretches.ts'
 
 /** A disk, or a window of it, to copy from. */
 export interface ConvertSource {
@@ -103,13 +103,6 @@ interface Piece {
   readonly kind: Kind
   /** Its bytes, if they need not be read. */
   readonly loan?: Loan | undefined
-}
-
-/** A stretch of a piece that holds data or is all zeroes. */
-interface Stretch {
-  readonly start: number
-  readonly end: number
-  readonly zero: boolean
 }
 
 /** The turn of a piece to write. */
@@ -353,7 +346,7 @@ class Copy {
   async #lent(at: number, { bytes, release }: Loan, turn: Turn): Promise<void> {
     try {
       // Now, for who lends does not promise that they can be looked at later.
-      const stretches = this.#unit === 0 ? undefined : this.#stretches(at, bytes)
+      const stretches = this.#unit === 0 ? undefined : stretchesOf(at, bytes, this.#unit)
       await turn.before
       if (this.#failed) return turn.begun()
       const written = stretches === undefined ? this.#write(at, bytes) : this.#writeAll(at, bytes, stretches)
@@ -365,30 +358,7 @@ class Copy {
   }
 
   #sparse(at: number, bytes: Uint8Array): Now<void> {
-    return this.#writeAll(at, bytes, this.#stretches(at, bytes))
-  }
-
-  /** Units of equal kind together; they lie where the target's do: the first and the last may be parts of one. */
-  #stretches(at: number, bytes: Uint8Array): Stretch[] {
-    const unit = this.#unit
-    const { length } = bytes
-    const found: Stretch[] = []
-    let end = Math.min(unit - (at % unit), length)
-    let zero = isZero(bytes, 0, end)
-    for (let start = 0; start < length; ) {
-      let next = zero
-      while (end < length) {
-        const last = Math.min(end + unit, length)
-        next = isZero(bytes, end, last)
-        if (next !== zero) break
-        end = last
-      }
-      found.push({ start, end, zero })
-      start = end
-      end = Math.min(end + unit, length)
-      zero = next
-    }
-    return found
+    return this.#writeAll(at, bytes, stretchesOf(at, bytes, this.#unit))
   }
 
   #writeAll(at: number, bytes: Uint8Array, stretches: readonly Stretch[]): Now<void> {
@@ -431,10 +401,4 @@ class Copy {
   #writing(at: number, body: () => Now<void>): Now<void> {
     return rescue(body, (error) => Promise.reject(new ConvertError('writing', at, error)))
   }
-}
-
-/** Whether bytes are all zero; what is not says so in its first bytes, most of the time. */
-function isZero(bytes: Uint8Array, start: number, end: number): boolean {
-  for (let at = start; at < Math.min(start + 16, end); at++) if (bytes[at] !== 0) return false
-  return isAllZero(bytes.subarray(start, end))
 }
