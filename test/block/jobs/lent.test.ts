@@ -226,6 +226,38 @@ describe.runIf(libc() !== undefined)('convert between files that the page cache 
     }
   })
 
+  test('nothing is lent where pages cannot be had, or no place for them, and too much at a time is not either', () => {
+    const name = folder.file('refused.raw')
+    fs.writeFileSync(name, bytes(MIB))
+    const fd = fs.openSync(name, 'r')
+    let [mapped, populated] = [true, true]
+    const calls = libc()!
+    const lying = {
+      ...calls,
+      mapFile: (...parts: Parameters<typeof calls.mapFile>) => (mapped ? calls.mapFile(...parts) : -12),
+      populate: (at: number, length: number) => (populated ? calls.populate(at, length) : -14),
+    }
+    const lent = new Lent(lying, fd, MIB)
+    const first = lent.lend(0, MIB)
+    if (first === undefined) return expect(fs.statfsSync(name).type).toBe(0x794c7630) // on overlayfs nothing is mapped
+    const others = [1, 2, 3].map(() => lent.lend(0, 4096))
+    expect(others.every((loan) => loan !== undefined)).toBe(true)
+    expect(lent.lend(0, 4096)).toBe(undefined)
+    others[0]!.release()
+    populated = false
+    expect(lent.lend(0, 4096)).toBe(undefined)
+    populated = true
+    mapped = false
+    expect(lent.lend(0, 4096)).toBe(undefined)
+    mapped = true
+    const again = lent.lend(4096, 4096)
+    same(again!.bytes, fs.readFileSync(name).subarray(4096, 8192))
+    for (const loan of [first, again, ...others]) loan?.release()
+    lent.close()
+    expect(lent.lend(0, 4096)).toBe(undefined)
+    fs.closeSync(fd)
+  })
+
   test('what is lent stays there until it is given back; where the file has become shorter the kernel refuses to copy it', async () => {
     const name = folder.file('lent.raw')
     const content = bytes(MIB)
