@@ -272,7 +272,7 @@ export class VirtioDevice<C extends Chain, M extends Model<C> = Model<C>> implem
     return true
   }
 
-  get #runs(): boolean {
+  #runs(): boolean {
     if (this.#lettingGo || this.#status & (STATUS_DEVICE_NEEDS_RESET | STATUS_FAILED)) return false
     // Before FEATURES_OK and DRIVER_OK nothing may be consumed (3.1.1), but legacy drivers probe the disk before DRIVER_OK, and
     // the oldest of them never turn bus mastering on.
@@ -282,7 +282,7 @@ export class VirtioDevice<C extends Chain, M extends Model<C> = Model<C>> implem
   }
 
   #serve(queue: Virtqueue<C>): void {
-    if (queue.serving || !this.#runs) return
+    if (queue.serving || !this.#runs()) return
     if (queue.abandoned > 0) {
       // A legacy driver placed the queue anew without a reset; the host still has what was in the old one.
       this.#replaced.add(queue)
@@ -317,7 +317,7 @@ export class VirtioDevice<C extends Chain, M extends Model<C> = Model<C>> implem
 
   /** Starts the requests again that a restored state says are under way. */
   #restart(): void {
-    if (!this.#runs) return
+    if (!this.#runs()) return
     for (let next = this.#restored.shift(); next !== undefined; next = this.#restored.shift()) {
       const fault = this.model.execute(next.chain)
       if (fault === undefined) continue

@@ -1,4 +1,5 @@
 /** Joins adjacent requests of one turn of the event loop, so that a queue full of small ones is one large one for the device. */
+import { performance } from 'node:perf_hooks'
 import { type IoVec, joinVec } from '../../iovec.ts'
 import { kicks, onKick } from '../../turn.ts'
 import type { Engine, Waiter } from './engine.ts'

@@ -1,5 +1,6 @@
 /** An open file or host block device as a driver. */
 import fs from 'node:fs'
+import { performance } from 'node:perf_hooks'
 import { promisify } from 'node:util'
 import type { BlockDriver, Extent, Loan, WriteOptions, ZeroOptions } from '../../device.ts'
 import { BlockError, errnoOf } from '../../error.ts'

@@ -1,5 +1,6 @@
 /** Whether a write into the page cache may be done at once, on the emulator's thread: only while the host is sure to take it. */
 import fs from 'node:fs'
+import { performance } from 'node:perf_hooks'
 
 /** Longest write that is done at once, bytes. */
 const LENGTH_MAX = 256 << 10

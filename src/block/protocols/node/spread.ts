@@ -1,4 +1,5 @@
 /** Writes past the page cache on whichever engine is quicker here: which one that is differs from host to host. */
+import { performance } from 'node:perf_hooks'
 import type { IoVec } from '../../iovec.ts'
 import type { Engine, Waiter } from './engine.ts'
 

@@ -1,4 +1,5 @@
 /** aio=io_uring: requests through the process' ring. */
+import { performance } from 'node:perf_hooks'
 import { BlockError } from '../../error.ts'
 import type { IoVec } from '../../iovec.ts'
 import { BRIEF, Brief } from './brief.ts'
