@@ -27,12 +27,14 @@ export class Connection {
   readonly #libc: Libc
   readonly #fd: number
   readonly #receiver: Receiver
+  readonly #onEnd: () => void
   readonly #addresses: Addresses
   readonly #iov = new Uint32Array(4 * IOV_MAX)
   readonly #watch: Watch
   readonly #queue: Outgoing[] = []
   #stage = new Uint8Array(STAGE)
   #queued = 0
+  #taken = 0
   #blocked = false
   #scheduled = false
   #paused = false
@@ -42,16 +44,23 @@ export class Connection {
   #closing: (() => void) | undefined
   readonly #room = new Room()
 
-  constructor(libc: Libc, fd: number, receiver: Receiver) {
+  /** `onEnd` is called when the other side sends no more. */
+  constructor(libc: Libc, fd: number, receiver: Receiver, onEnd: () => void) {
     this.#libc = libc
     this.#fd = fd
     this.#receiver = receiver
+    this.#onEnd = onEnd
     this.#addresses = new Addresses(libc)
     this.#watch = libc.watch(fd, ({ readable, writable }) => {
       if (writable) this.#unblock()
       if (readable) this.#receive()
     })
     this.#watch.hold(true)
+  }
+
+  /** Bytes that the kernel took, and whether others wait for it to take them. */
+  get progress(): { readonly taken: number; readonly waits: boolean } {
+    return { taken: this.#taken, waits: this.#blocked }
   }
 
   /** Sends the pieces in order; as of `ByteStream`. */
@@ -87,8 +96,10 @@ export class Connection {
     let done = 0
     while (!this.#blocked && !this.#over && done < length) {
       const result = this.#libc.sendfile(this.#fd, file, at + done, length - done)
-      if (result > 0) done += result
-      else if (result === -EAGAIN) this.#block()
+      if (result > 0) {
+        done += result
+        this.#taken += result
+      } else if (result === -EAGAIN) this.#block()
       else if (result === 0 || result !== -EINTR) break
     }
     if (done < length && !this.#over) this.#copy(file, at + done, length - done, sent)
@@ -178,6 +189,7 @@ export class Connection {
   /** Takes what was sent off the queue. */
   #did(length: number): void {
     this.#queued -= length
+    this.#taken += length
     let left = length
     for (;;) {
       const first = this.#queue[0]
@@ -211,6 +223,7 @@ export class Connection {
       if (result === 0) {
         this.#ended = true
         this.#interest()
+        this.#onEnd()
         this.#receiver.end()
         return
       }

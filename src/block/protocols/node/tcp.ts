@@ -18,6 +18,8 @@ const SO_SNDBUF = 7
 const SEND_BUFFER = Uint32Array.of(512 << 10)
 /** Longest range of a file that is forwarded, bytes: what the socket does not take is copied in the same turn of the event loop. */
 const FORWARD_MAX = 1 << 20
+/** How long the other end of a stream that sends no more may take nothing of what waits for it, ms; as long as an NBD handshake. */
+const PATIENCE_MS = 10_000
 
 /** Lets more be sent before who receives it takes it, where that can be had; a Unix socket holds 208 KiB by itself. */
 function widen(socket: net.Socket): void {
@@ -30,6 +32,9 @@ interface Handle {
   readonly fd?: number
   readStop?(): number
   reading?: boolean
+  /** Bytes that libuv was given, and those of them that the kernel has not taken. */
+  readonly bytesWritten?: number
+  readonly writeQueueSize?: number
 }
 
 function handleOf(socket: net.Socket): Handle | undefined {
@@ -50,11 +55,16 @@ export class SocketStream implements ByteStream {
     this.peer = peer
     this.socket = socket
     socket.setNoDelay(true)
+    // Who sends no more may still take what it asked for.
+    socket.allowHalfOpen = true
     widen(socket)
     socket.on('error', (error) => {
       this.#failure = error
     })
-    socket.on('end', () => this.onEnd())
+    socket.on('end', () => {
+      this.#watch()
+      this.onEnd()
+    })
     socket.on('close', () => {
       this.#room.make()
       this.onEnd(this.#failure)
@@ -99,7 +109,7 @@ export class SocketStream implements ByteStream {
     handle.reading = false
     socket.removeAllListeners('data')
     for (let piece = socket.read(); piece !== null; piece = socket.read()) receiver.push(piece)
-    const connection = new Connection(calls, own, receiver)
+    const connection = new Connection(calls, own, receiver, () => this.#watch())
     this.#connection = connection
     socket.once('close', () => {
       connection.end()
@@ -126,6 +136,26 @@ export class SocketStream implements ByteStream {
     if (this.#connection !== undefined) this.#connection.drain(() => this.socket.destroy())
     else this.socket.end(() => this.socket.destroy())
     setTimeout(() => this.socket.destroy(), 1000).unref()
+  }
+
+  /** Bytes that the kernel took, and whether there are others. */
+  get #progress(): { readonly taken: number; readonly waits: boolean } {
+    if (this.#connection !== undefined) return this.#connection.progress
+    const { bytesWritten = 0, writeQueueSize = 0 } = handleOf(this.socket) ?? {}
+    return { taken: bytesWritten - writeQueueSize, waits: this.socket.writableLength > 0 }
+  }
+
+  /** Breaks the stream once nothing more is taken of what waits: who sends no more could hold it so for ever. */
+  #watch(): void {
+    const { socket } = this
+    let before = -1
+    const timer = setInterval(() => {
+      const { taken, waits } = this.#progress
+      if (waits && taken === before) socket.destroy()
+      before = taken
+    }, PATIENCE_MS)
+    timer.unref()
+    socket.once('close', () => clearInterval(timer))
   }
 
   /** Lets go of the socket, so that TLS may take it over. */
