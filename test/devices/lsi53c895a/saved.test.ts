@@ -274,7 +274,9 @@ test('drain: a read that was aborted and never ends is nothing to wait for', asy
 
 test('drain: a program that never ends does not keep a state from being saved', async () => {
   const chip = machine()
-  chip.run(...io(chip, TEST_UNIT_READY).slice(0, -1), s.jump(PROGRAM))
+  // A move that is as long as a whole slice of the program.
+  const move = s.memoryMove(1 << 20, LARGE, LARGE)
+  chip.run(...io(chip, TEST_UNIT_READY).slice(0, -1), move, s.jump(PROGRAM))
   let rested = false
   void Promise.resolve(chip.device.drain()).then(() => {
     rested = true
@@ -284,6 +286,7 @@ test('drain: a program that never ends does not keep a state from being saved', 
     chip.bus.clock.turn()
   }
   expect(rested).toBe(true)
+  expect(chip.r8(reg.ISTAT1)).toBe(reg.ISTAT1_SRUN)
 })
 
 test.each([
