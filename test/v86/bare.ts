@@ -316,7 +316,12 @@ export async function bare(
       await emulator.run()
       return reported(count)
     },
-    close: () => emulator.destroy(),
+    close: () => {
+      const destroyed = emulator.destroy()
+      // A halted guest would notice after up to a tenth of a second.
+      cpu.stop_idling()
+      return destroyed
+    },
   }
 }
 
