@@ -1,5 +1,5 @@
 /**
- * The copy-on-write formats beside raw, and beside `qemu-img bench` on the same images: `npm run bench -- formats [WORD...]`. What is
+ * The copy-on-write formats beside raw, and beside `qemu-img bench` on the same images: `npm run bench -- formats [--rounds=N] [WORD...]`. What is
  * measured here has run once before, for the compiler.
  */
 import { execFileSync } from 'node:child_process'
@@ -13,7 +13,12 @@ import { cacheAnew, calm } from './host/pagecache.ts'
 
 const folder = temporaryFolder()
 const MIB = 1 << 20
-const ROUNDS = 3
+const ROUNDS = 5
+const FORMATS = ['raw', 'qcow2', 'qed'] as const
+type Format = (typeof FORMATS)[number]
+/** Rounds of reads and of first writes, and parts of the former. */
+let rounds = 9
+const PARTS = 8
 /** Runs before those that are measured, of what takes a long way through the code. */
 const WARM = 4
 
@@ -53,8 +58,47 @@ function qemu(file: string, format: string, load: Load): number {
   return Number(/completed in ([\d.]+) seconds/.exec(out)![1])
 }
 
+/** The value that `part` of all are below. */
+function quantile(values: readonly number[], part: number): number {
+  return [...values].sort((a, b) => a - b)[Math.round((values.length - 1) * part)]!
+}
+
 function median(values: readonly number[]): number {
-  return [...values].sort((a, b) => a - b)[values.length >> 1]!
+  return quantile(values, 0.5)
+}
+
+interface Times {
+  readonly parts: number[]
+  readonly ours: number[]
+  readonly qemu: number[]
+}
+
+/**
+ * Lets the formats take turns, each with us and with QEMU: what a machine has to spare changes from moment to moment, so only times
+ * of one round are compared. With us, a round is `parts` parts, in which the formats take turns too.
+ */
+async function inTurn(
+  rounds: number,
+  parts: number,
+  ours: (format: Format) => Promise<number>,
+  theirs: (format: Format) => Promise<number>,
+): Promise<Map<Format, Times>> {
+  const times = new Map(FORMATS.map((format) => [format, { parts: [], ours: [], qemu: [] } as Times]))
+  const order = (turn: number) => FORMATS.map((_, i) => FORMATS[(i + turn) % FORMATS.length]!)
+  for (let round = 0; round < rounds; round++) {
+    for (let part = 0; part < parts; part++)
+      for (const format of order(round + part)) times.get(format)!.parts.push(await ours(format))
+    for (const { parts: all, ours } of times.values()) ours.push(median(all.slice(-parts)) * parts)
+    for (const format of order(round)) times.get(format)!.qemu.push(await theirs(format))
+  }
+  return times
+}
+
+/** The ratios of times, round by round: their median, and between what half of them lie. */
+function spread(above: readonly number[], below: readonly number[]): string {
+  const ratios = above.map((time, round) => time / below[round]!)
+  const [low, middle, high] = [0.25, 0.5, 0.75].map((part) => quantile(ratios, part).toFixed(2))
+  return `${middle}x (${low}-${high})`
 }
 
 const file = (name: string) => path.join(folder.path, name)
@@ -76,46 +120,47 @@ async function on(place: string, format: string, load: Load, options: Record<str
 }
 
 const row = (...cells: (string | number)[]) =>
-  console.log(cells.map((cell, index) => String(cell).padEnd(index === 0 ? 46 : 12)).join(''))
+  console.log(cells.map((cell, index) => String(cell).padEnd(index === 0 ? 40 : 20)).join(''))
 const ms = (seconds: number) => `${(seconds * 1000).toFixed(1)} ms`
 const ratio = (value: number) => `${value.toFixed(2)}x`
 
-/** Reads of what is in the page cache, and rewrites, beside raw and QEMU. */
+/** Reads of what is in the page cache, beside raw and QEMU; the images stay open, as a machine's are. */
 async function warm(): Promise<void> {
   const size = 256 * MIB
-  const formats = ['raw', 'qcow2', 'qed']
   const fill: Load = { write: true, count: size / MIB, length: MIB, step: MIB, depth: 4 }
-  const places = new Map<string, string>()
-  for (const format of formats) {
-    const place = file(`full.${format}`)
-    await createImage(place, format, size)
-    await on(place, format, fill)
-    cacheAnew(place)
-    places.set(format, place)
-  }
-  row('reads, page cache warm', 'ours', 'of our raw', 'over QEMU')
-  for (const [length, depth, count] of [
-    [4096, 1, 60_000],
-    [4096, 32, 60_000],
-    [65536, 1, 20_000],
-    [65536, 32, 20_000],
-    [262144, 1, 5000],
-    [262144, 32, 5000],
-  ] as const) {
-    const load: Load = { write: false, count, length, step: length * 7, depth }
-    const times = new Map(formats.map((format) => [format, { ours: [] as number[], qemu: [] as number[] }]))
-    for (const format of formats) await on(places.get(format)!, format, load)
-    for (let round = 0; round < ROUNDS; round++) {
-      for (const format of formats) {
-        times.get(format)!.ours.push(await on(places.get(format)!, format, load))
-        times.get(format)!.qemu.push(qemu(places.get(format)!, format, load))
+  const devices = new Map<Format, BlockDevice>()
+  const place = (format: Format) => file(`full.${format}`)
+  try {
+    for (const format of FORMATS) {
+      await createImage(place(format), format, size)
+      await on(place(format), format, fill)
+      cacheAnew(place(format))
+      devices.set(format, await openImage(place(format), { format, readOnly: true }))
+    }
+    row('reads, page cache warm', 'ours', 'of our raw', 'over QEMU')
+    for (const [length, depth, count] of [
+      [4096, 1, 40_000],
+      [4096, 32, 40_000],
+      [16384, 1, 30_000],
+      [16384, 32, 30_000],
+      [65536, 1, 12_000],
+      [65536, 32, 12_000],
+      [262144, 1, 4000],
+      [262144, 32, 4000],
+    ] as const) {
+      const load: Load = { write: false, count, length, step: length * 7, depth }
+      const ours = (format: Format) => drive(devices.get(format)!, { ...load, count: count / PARTS })
+      for (const format of FORMATS) await drive(devices.get(format)!, load)
+      globalThis.gc?.()
+      const times = await inTurn(rounds, PARTS, ours, async (format) => qemu(place(format), format, load))
+      const raw = times.get('raw')!.parts
+      for (const [format, { parts, ours, qemu }] of times) {
+        const what = `  ${format} ${length / 1024} KiB, depth ${depth}`
+        row(what, ms(median(ours)), spread(raw, parts), spread(qemu, ours))
       }
     }
-    const raw = median(times.get('raw')!.ours)
-    for (const [format, { ours, qemu }] of times) {
-      const own = median(ours)
-      row(`  ${format} ${length / 1024} KiB, depth ${depth}`, ms(own), ratio(raw / own), ratio(median(qemu) / own))
-    }
+  } finally {
+    for (const device of devices.values()) await device.close()
   }
 }
 
@@ -127,21 +172,18 @@ async function allocating(): Promise<void> {
     ['256 KiB streaming, depth 8', { write: true, count: 2000, length: 262144, step: 262144, depth: 8 }],
   ] as const) {
     const size = load.count * load.step + MIB
-    let raw = 0
-    for (const format of ['raw', 'qcow2', 'qed']) {
+    const image = async (format: Format) => {
+      const place = await fresh(format, size)
+      calm(file('memory'), load.count * load.length)
+      return place
+    }
+    const ours = async (format: Format) => on(await image(format), format, load)
+    for (const format of FORMATS)
       for (let round = 0; round < WARM; round++) await on(await fresh(format, size), format, load)
-      const ours: number[] = []
-      const theirs: number[] = []
-      for (let round = 0; round < ROUNDS; round++) {
-        const taken = load.count * load.length
-        calm(file('memory'), taken)
-        ours.push(await on(await fresh(format, size), format, load))
-        calm(file('memory'), taken)
-        theirs.push(qemu(await fresh(format, size), format, load))
-      }
-      const own = median(ours)
-      if (format === 'raw') raw = own
-      row(`  ${format} ${what}`, ms(own), ratio(own / raw), ratio(median(theirs) / own))
+    const times = await inTurn(rounds, 1, ours, async (format) => qemu(await image(format), format, load))
+    const raw = times.get('raw')!.ours
+    for (const [format, { ours, qemu }] of times) {
+      row(`  ${format} ${what}`, ms(median(ours)), spread(ours, raw), spread(qemu, ours))
     }
   }
 }
@@ -219,10 +261,12 @@ async function opening(): Promise<void> {
 /** Runs the parts whose name contains one of the words, or all. */
 export async function run(args: readonly string[]): Promise<number> {
   if (lacks('qemu-img')) return 1
+  rounds = Number(args.find((arg) => arg.startsWith('--rounds='))?.slice(9) ?? rounds)
+  const words = args.filter((arg) => !arg.startsWith('--'))
   const parts = { warm, allocating, copyUp, bounded, opening }
   try {
     for (const [name, part] of Object.entries(parts))
-      if (args.length === 0 || args.some((word) => name.includes(word))) await part()
+      if (words.length === 0 || words.some((word) => name.includes(word))) await part()
   } finally {
     folder.remove()
   }
