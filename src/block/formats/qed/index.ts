@@ -24,6 +24,11 @@ import {
 const DEFAULT_LIMIT = 32 << 20
 const DEFAULT_CLUSTER = 65536
 const DEFAULT_TABLE = 4
+/**
+ * Where tables are multiples of this, bytes, the header of a new image is one too, so that long writes go to the like: the host's
+ * page cache takes an aligned write in one piece.
+ */
+const ALIGNED = 256 << 10
 
 /** What an image is opened with. */
 export interface QedOptions {
@@ -141,14 +146,16 @@ export async function openQed(file: BlockDevice, header: QedHeader, options: Qed
 export async function createQed(file: BlockDevice, options: QedCreateOptions): Promise<void> {
   const { name, size, backingFile, backingFmt } = options
   const clusterSize = options.clusterSize ?? DEFAULT_CLUSTER
+  const tableSize = options.tableSize ?? DEFAULT_TABLE
+  const headerSize = (clusterSize * tableSize) % ALIGNED === 0 ? Math.max(1, ALIGNED / clusterSize) : 1
   const header: QedHeader = {
     clusterSize,
-    tableSize: options.tableSize ?? DEFAULT_TABLE,
-    headerSize: 1,
+    tableSize,
+    headerSize,
     features: (backingFile === undefined ? 0n : FEATURE_BACKING) | (backingFmt === 'raw' ? FEATURE_BACKING_RAW : 0n),
     compatFeatures: 0n,
     autoclearFeatures: 0n,
-    l1Offset: clusterSize,
+    l1Offset: headerSize * clusterSize,
     size,
     backingOffset: 0,
     backingSize: 0,
@@ -160,8 +167,8 @@ export async function createQed(file: BlockDevice, options: QedCreateOptions): P
     throw new BlockError('EINVAL', `Cannot create ${name}: ${wrong}${wrong.includes('large') ? most : ''}`)
   }
   const bytes = headerBytes(name, header)
-  await file.resize((1 + header.tableSize) * clusterSize)
-  await file.zero(clusterSize, header.tableSize * clusterSize)
+  await file.resize((headerSize + tableSize) * clusterSize)
+  await file.zero(header.l1Offset, tableSize * clusterSize)
   await file.flush()
   await file.write(0, bytesVec(bytes))
   await file.flush()
