@@ -195,6 +195,11 @@ export class BlockDevice implements BlockDriver {
     })
   }
 
+  /** {@link read} for who has seen to it that the range is inside the device and not empty. */
+  readInside(at: number, into: IoVec): Now<void> {
+    return this.#unit === 1 ? this.driver.read(at, into) : this.read(at, into)
+  }
+
   write(at: number, from: IoVec, options?: WriteOptions): Now<void> {
     this.#checkWrite(at, from.byteLength, 'write')
     if (from.byteLength === 0) return options?.fua ? this.flush() : undefined

@@ -72,6 +72,12 @@ export interface Image {
   /** The shortest way to data for reads: where all of the range is in `file`, in one piece; -1 where only `map` can tell. */
   locate?(at: number, length: number): number
   /**
+   * The shortest way to space for a first write of what is a hole down to the last layer: where all of the range is from now on, in
+   * `file`, in one piece. It is linked already, for it reads as zeroes, after a crash too. -1, with nothing done, where only
+   * `allocate` can tell. Never called while the mover has a change under way.
+   */
+  claim?(at: number, length: number): number
+  /**
    * New space that covers the start of the range; it may cover less than was asked. The mover never runs two allocations,
    * zeroes or discards of one cluster at the same time.
    */

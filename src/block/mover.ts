@@ -20,10 +20,13 @@ export class ImageDevice implements BlockDriver {
   /** Held over clusters while they are allocated, zeroed or discarded: one such change of a cluster at a time. */
   readonly #changing = new RangeLock()
   readonly #debug: DebugPoints | undefined
+  /** The image's file, found once: a request has no time to ask. */
+  readonly #file: BlockDevice
 
   constructor(image: Image) {
     this.image = image
     this.#debug = image.file.debug
+    this.#file = image.file
     this.name = image.name
     this.#traffic = image.traffic ?? new Traffic()
   }
@@ -59,7 +62,8 @@ export class ImageDevice implements BlockDriver {
     const length = into.byteLength
     if (this.#debug === undefined && image.locate !== undefined) {
       const place = image.locate(at, length)
-      if (place >= 0 && place + length <= image.file.size) return traffic.track(image.file.read(place, into))
+      const file = this.#file
+      if (place >= 0 && place + length <= file.size) return traffic.track(file.readInside(place, into))
     }
     return traffic.track(this.#read(at, into))
   }
@@ -91,7 +95,9 @@ export class ImageDevice implements BlockDriver {
     const length = from.byteLength
     const mapping = this.image.map(at, length)
     if (!(mapping instanceof Promise) && mapping.length === length) {
-      return traffic.track(inPlace(mapping) ? this.#put(mapping, from) : this.#change(at, from, mapping))
+      if (inPlace(mapping)) return traffic.track(this.#put(mapping, from))
+      const place = mapping.kind === 'hole' ? this.#claim(at, length) : -1
+      return traffic.track(place >= 0 ? this.image.file.write(place, from) : this.#change(at, from, mapping))
     }
     let first: Now<Mapping> | undefined = mapping
     return traffic.track(
@@ -242,6 +248,13 @@ export class ImageDevice implements BlockDriver {
     return after(end <= file.size ? undefined : file.grow(end), () =>
       after(this.#debug?.event('write_aio'), () => file.write(found.at, from)),
     )
+  }
+
+  /** Space for the first write of a hole, where that is had without waiting; else -1. */
+  #claim(at: number, length: number): number {
+    const { image } = this
+    if (image.claim === undefined || this.#debug !== undefined || !this.#changing.idle) return -1
+    return this.#backed(at - (at % image.clusterSize)) ? -1 : image.claim(at, length)
   }
 
   /** Writes what cannot be overwritten in place; `found` is what the map says of all of it now. */

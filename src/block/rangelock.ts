@@ -21,6 +21,11 @@ export class RangeLock {
   #exclusive = 0
   #waiting = 0
 
+  /** Whether there are no claims at all. */
+  get idle(): boolean {
+    return this.#claims.length === 0
+  }
+
   /** Runs `body` while no exclusive claim holds a byte of the range. */
   shared<T>(at: number, length: number, body: () => Now<T>): Now<T> {
     return this.#run({ start: at, end: at + length, exclusive: false, running: false }, body)

@@ -9,6 +9,9 @@ import { MAX_PAGE, Page, PageCache, type Patch, patchesOf, settlePages, takeDirt
 import { Rounds } from './rounds.ts'
 import { Traffic } from './traffic.ts'
 
+/** So many clusters are looked at, past those that are wanted, for how far they follow each other. */
+const LOOK_AHEAD = 16
+
 /** What an entry of a second-level table says, given as its two halves. */
 export type Entry =
   | { readonly kind: 'hole' }
@@ -50,6 +53,10 @@ export interface TwoLevelFormat {
 class TablePage extends Page {
   readonly #bytes: Uint8Array
   readonly view: DataView
+  /** Bytes of the disk, from the page's first, that were found in one piece last; and how far behind that piece lies in the file. */
+  from = 0
+  to = 0
+  shift = 0
 
   constructor(key: number, bytes: Uint8Array) {
     super(key)
@@ -85,8 +92,9 @@ export class TwoLevelImage implements Image {
   readonly #pages: PageCache<TablePage>
   readonly #pageSize: number
   readonly #perPage: number
-  /** The inverse of the cluster size: a power of two. */
-  readonly #perCluster: number
+  /** Bytes of the disk that a page maps, and the inverse: powers of two. */
+  readonly #span: number
+  readonly #perSpan: number
   readonly #making = new Map<number, Promise<void>>()
   readonly #fresh = new Set<number>()
   #tail: number
@@ -105,7 +113,8 @@ export class TwoLevelImage implements Image {
     this.#l1 = new DataView(format.l1.buffer, format.l1.byteOffset, format.l1.length)
     this.#pageSize = Math.min(MAX_PAGE, format.l2Entries * 8)
     this.#perPage = this.#pageSize / 8
-    this.#perCluster = 1 / this.clusterSize
+    this.#span = this.#perPage * this.clusterSize
+    this.#perSpan = 1 / this.#span
     this.#pages = new PageCache(Math.max(format.limit, 4 * MAX_PAGE))
     this.#tail = Math.ceil(format.file.size / this.clusterSize)
     this.backing = format.backing
@@ -165,15 +174,44 @@ export class TwoLevelImage implements Image {
     }
   }
 
-  /** Only of what lies in one cluster: of more, the map says it well enough. */
   locate(at: number, length: number): number {
-    const cluster = Math.floor(at * this.#perCluster)
-    const key = Math.floor(cluster / this.#perPage)
+    const key = Math.floor(at * this.#perSpan)
     const page = this.#pages.get(key)
-    const within = at - cluster * this.clusterSize
-    if (page === undefined || within + length > this.clusterSize) return -1
-    const entry = this.#entry(page, cluster - key * this.#perPage)
-    return entry.kind === 'raw' ? entry.at + within : -1
+    if (page === undefined) return -1
+    const within = at - key * this.#span
+    return within >= page.from && within + length <= page.to
+      ? within + page.shift
+      : this.#locateAnew(page, within, length)
+  }
+
+  #locateAnew(page: TablePage, within: number, length: number): number {
+    const first = Math.floor(within / this.clusterSize)
+    const wanted = Math.ceil((within + length) / this.clusterSize)
+    const entry = this.#entry(page, first)
+    if (entry.kind !== 'raw' || wanted > this.#perPage) return -1
+    const shift = entry.at - first * this.clusterSize
+    const most = Math.min(wanted + LOOK_AHEAD, this.#perPage)
+    let end = first + 1
+    while (end < most && this.#value(page, end) === shift + end * this.clusterSize) end++
+    if (end < wanted) return -1
+    page.from = first * this.clusterSize
+    page.to = end * this.clusterSize
+    page.shift = shift
+    return within + shift
+  }
+
+  claim(at: number, length: number): number {
+    const key = Math.floor(at * this.#perSpan)
+    const page = this.#pages.get(key)
+    const within = at % this.clusterSize
+    if (page === undefined || this.#pool.length > 0 || within + length > this.clusterSize) return -1
+    const index = Math.floor((at - key * this.#span) / this.clusterSize)
+    const place = this.#tail * this.clusterSize
+    if (place + this.clusterSize > this.file.size || this.#value(page, index) !== 0 || this.#pressed) return -1
+    this.#tail++
+    this.#put(page, index, Math.floor(place / 2 ** 32), place >>> 0)
+    this.#links = true
+    return place + within
   }
 
   #mapLater(at: number, length: number, cluster: number): Now<Mapping> {
@@ -388,8 +426,13 @@ export class TwoLevelImage implements Image {
     )
   }
 
+  /** Whether a commit would make room. */
+  get #pressed(): boolean {
+    return this.#pages.cost > this.#pages.limit && this.#dirty()
+  }
+
   #unpressed<T>(body: () => Now<T>): Now<T> {
-    return this.#pages.cost > this.#pages.limit && this.#dirty() ? after(this.flush(), body) : body()
+    return this.#pressed ? after(this.flush(), body) : body()
   }
 
   #unpack(at: number, length: number): Now<Uint8Array> {
@@ -445,9 +488,21 @@ export class TwoLevelImage implements Image {
       if (old.kind === 'raw') this.#frees.push({ cluster, count: 1 })
       this.#unpacked = undefined
     }
+    if (index * this.clusterSize >= page.from && index * this.clusterSize < page.to) page.to = 0
+    this.#put(page, index, high, low)
+  }
+
+  #put(page: TablePage, index: number, high: number, low: number): void {
     page.view.setUint32(index * 8, this.#little ? low : high, this.#little)
     page.view.setUint32(index * 8 + 4, this.#little ? high : low, this.#little)
     page.touch(index * 8, 8)
+  }
+
+  /** An entry as a number; of plain data, the offset. */
+  #value(page: TablePage, index: number): number {
+    const first = page.view.getUint32(index * 8, this.#little)
+    const second = page.view.getUint32(index * 8 + 4, this.#little)
+    return this.#little ? second * 2 ** 32 + first : first * 2 ** 32 + second
   }
 
   #entry(page: TablePage, index: number): Entry {

@@ -76,6 +76,18 @@ export class Allocator {
     return this.#takeNow(count)
   }
 
+  /** The file's next cluster, which reads as zeroes, counted for its owner, if that takes no look at the medium; else -1. */
+  next(): number {
+    const cluster = this.#tail
+    if (this.#left.length > 0 || this.#pool.length > 0 || this.#scan < this.#scanEnd || this.#moving !== undefined)
+      return -1
+    const at = cluster * this.#clusterSize
+    if (at + this.#clusterSize > this.#file.size || this.#placed.overlaps(at, this.#clusterSize)) return -1
+    if (!this.#counts.claimOne(cluster)) return -1
+    this.#tail = cluster + 1
+    return cluster
+  }
+
   #takeNow(count: number): Now<Space> {
     const space = this.#try(count)
     return space === undefined || space instanceof Promise ? this.#until(() => this.#try(count), space) : space

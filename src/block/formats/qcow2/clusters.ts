@@ -248,6 +248,23 @@ export class ClusterMap {
     }
   }
 
+  /** Space for a range of one cluster that has none, taken and linked, if all that it takes is at hand; else -1. */
+  claim(at: number, length: number): number {
+    const key = Math.floor(at * this.#perSpan)
+    const slice = this.#slices.get(key)
+    const within = at % this.#clusterSize
+    if (slice === undefined || this.#extended || this.#external || within + length > this.#clusterSize) return -1
+    const index = Math.floor((at - key * this.#span) / this.#clusterSize)
+    slice.look(index)
+    if (slice.flags !== 0 || !this.#tableCopied(Math.floor(key / this.#slicesPerTable))) return -1
+    const cluster = this.#parts.allocator.next()
+    if (cluster < 0) return -1
+    const place = cluster * this.#clusterSize
+    slice.set(index, place, COPIED)
+    this.#links = true
+    return place + within
+  }
+
   /** New space from the cluster of `at`, which cannot be overwritten in place. */
   allocate(at: number, length: number): Now<Allocation> {
     const slice = this.#writable(Math.floor(at / this.#clusterSize))

@@ -127,6 +127,11 @@ export class Qcow2Image implements Image {
     return this.#parts.clusters.locate(at, length)
   }
 
+  claim(at: number, length: number): number {
+    const { clusters, counts } = this.#parts
+    return this.#damage !== undefined || clusters.pressed || counts.pressed ? -1 : clusters.claim(at, length)
+  }
+
   allocate(at: number, length: number): Now<Allocation> {
     const ready = this.#ready()
     return ready instanceof Promise

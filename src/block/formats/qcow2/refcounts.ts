@@ -294,6 +294,13 @@ export class Refcounts {
     )
   }
 
+  /** Sets the count of a free cluster to 1, if its page is at hand; says whether it did. */
+  claimOne(cluster: number): boolean {
+    const key = Math.floor(cluster / this.#perPage)
+    const page = this.#cache.get(key)
+    return page !== undefined && this.#claimIn(page, cluster - key * this.#perPage, 1) === 1
+  }
+
   #claimIn(page: CountPage, index: number, count: number): number {
     for (let done = 0; done < count; done++) {
       if (readCount(page.bytes(), this.order, index + done) !== 0) return done

@@ -18,6 +18,9 @@ export const MISPLACED = 8
 /** The entry has a host cluster. In an external data file that may be at offset 0. */
 export const PRESENT = 16
 
+/** So many entries are looked at, past those that are wanted, for how far their clusters follow each other. */
+const LOOK_AHEAD = 16
+
 /** Every subcluster has data. */
 const ALL = 0xffffffff
 
@@ -94,12 +97,29 @@ export class Slice extends Page {
     if (this.#entryBits === 4 && (this.allocated !== ALL || this.zeroes !== 0)) return -1
     const start = index * this.#clusterSize
     const wanted = Math.ceil((within + length) / this.#clusterSize) - index
-    const count = this.#view === undefined ? this.#runEnd(index) - index : this.stretch(index, wanted)
+    const count =
+      this.#view === undefined ? this.#runEnd(index) - index : this.#follow(this.#view, index, wanted + LOOK_AHEAD)
     if (count < wanted) return -1
     this.#from = start
     this.#to = start + count * this.#clusterSize
     this.#shift = offset - start
     return within + this.#shift
+  }
+
+  /** How many entries from that of plain data at `index`, at most `most`, have the clusters that follow its own, as plain data. */
+  #follow(view: DataView, index: number, most: number): number {
+    const bits = this.#entryBits
+    const last = Math.min(index + most, this.#entries)
+    const high = view.getUint32(index << bits)
+    let low = view.getUint32((index << bits) + 4)
+    let next = index + 1
+    for (; next < last; next++) {
+      const at = next << bits
+      low += this.#clusterSize
+      if (view.getUint32(at + 4) !== low || view.getUint32(at) !== high) break
+      if (bits === 4 && (view.getUint32(at + 8) !== 0 || view.getUint32(at + 12) !== ALL)) break
+    }
+    return next - index
   }
 
   /** The descriptor of a compressed cluster, as two halves. */
@@ -229,7 +249,9 @@ export class Slice extends Page {
 
   override touch(at: number, length: number): void {
     super.touch(at, length)
-    this.#to = 0
+    const first = (at >> this.#entryBits) * this.#clusterSize
+    const end = Math.ceil((at + length) / (1 << this.#entryBits)) * this.#clusterSize
+    if (first < this.#to && end > this.#from) this.#to = 0
   }
 
   /** The run that has an entry. */
