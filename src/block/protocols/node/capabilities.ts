@@ -7,6 +7,7 @@ import { temporaryFile } from './files.ts'
 import { libc, libcReason, RWF_NOWAIT } from './libc.ts'
 import { mapped } from './mapped.ts'
 import { ring, ringReason } from './ring.ts'
+import { second } from './second.ts'
 import { Addresses } from './vector.ts'
 
 /** One thing that the host has or lacks, and a sentence about it. */
@@ -64,7 +65,8 @@ async function onFile(folder: string): Promise<Capability[]> {
       iov.set([address, address / 2 ** 32, bytes.length, 0])
       add('immediate reads', calls.preadv2(fd, iov, 1, 0, RWF_NOWAIT), 'preadv2 with RWF_NOWAIT')
       const map = mapped(calls, new Addresses(calls), fd, 65536)
-      add('mapped reads', map === undefined ? -1 : 0, 'long ones are copied from a mapping of the file')
+      const by = second(calls) === undefined ? '' : ', by two threads where that is quicker'
+      add('mapped reads', map === undefined ? -1 : 0, `long ones are copied from a mapping of the file${by}`)
       add('zero ranges', await calls.fallocate(fd, 16 | 1, 0, 4096), 'fallocate ZERO_RANGE', 'zeroes are written')
       add('holes', await calls.fallocate(fd, 2 | 1, 4096, 4096), 'fallocate PUNCH_HOLE', 'discards have no effect')
       add('maps of holes', await calls.seek(fd, 0, 4), 'lseek SEEK_HOLE and SEEK_DATA', 'everything counts as data')

@@ -3,6 +3,7 @@ import fs from 'node:fs'
 import { isMainThread } from 'node:worker_threads'
 import type { IoVec } from '../../iovec.ts'
 import type { Libc } from './libc.ts'
+import { type Second, second } from './second.ts'
 import type { Addresses } from './vector.ts'
 
 /** Shortest read that is worth it, bytes. */
@@ -43,17 +44,19 @@ export class Mapped {
   readonly #addresses: Addresses
   readonly #fd: number
   readonly #readsMin: number
+  readonly #second: Second | undefined
   readonly #windows = new Map<number, Window>()
   readonly #pages = new Uint8Array(MAPPED_MAX / 4096 + 1)
   #mapped = 0
   #reads = 0
 
-  /** `readsMin`: how often a window must be wanted. */
-  constructor(libc: Libc, addresses: Addresses, fd: number, readsMin = READS_MIN) {
+  /** `readsMin`: how often a window must be wanted; `second`: who helps with the copies. */
+  constructor(libc: Libc, addresses: Addresses, fd: number, readsMin = READS_MIN, second?: Second) {
     this.#libc = libc
     this.#addresses = addresses
     this.#fd = fd
     this.#readsMin = readsMin
+    this.#second = second
   }
 
   /** Reads all of `into`, or nothing: false unless the page cache holds every byte of it. */
@@ -70,7 +73,9 @@ export class Mapped {
     if (!isCached(this.#libc, this.#fd, at, window.address + within, length, this.#pages)) return false
     let from = window.address + within
     for (const view of views) {
-      this.#libc.copy(this.#addresses.of(view), from, view.length)
+      const to = this.#addresses.of(view)
+      if (this.#second === undefined) this.#libc.copy(to, from, view.length)
+      else this.#second.copy(to, from, view.length)
       from += view.length
     }
     return true
@@ -141,7 +146,7 @@ export function isCached(
  * those that are written.
  */
 export function mapped(libc: Libc, addresses: Addresses, fd: number, size: number): Mapped | undefined {
-  return mappable(libc, fd, size) ? new Mapped(libc, addresses, fd) : undefined
+  return mappable(libc, fd, size) ? new Mapped(libc, addresses, fd, READS_MIN, second(libc)) : undefined
 }
 
 /** Whether a mapping shows what write(2) writes, and mincore(2) what of it is there. */
