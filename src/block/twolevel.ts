@@ -203,13 +203,18 @@ export class TwoLevelImage implements Image {
   claim(at: number, length: number): number {
     const key = Math.floor(at * this.#perSpan)
     const page = this.#pages.get(key)
+    if (page === undefined || this.#pool.length > 0 || this.#pressed) return -1
     const within = at % this.clusterSize
-    if (page === undefined || this.#pool.length > 0 || within + length > this.clusterSize) return -1
     const index = Math.floor((at - key * this.#span) / this.clusterSize)
+    const end = index + Math.ceil((within + length) / this.clusterSize)
     const place = this.#tail * this.clusterSize
-    if (place + this.clusterSize > this.file.size || this.#value(page, index) !== 0 || this.#pressed) return -1
-    this.#tail++
-    this.#put(page, index, Math.floor(place / 2 ** 32), place >>> 0)
+    if (end > this.#perPage || place + (end - index) * this.clusterSize > this.file.size) return -1
+    for (let each = index; each < end; each++) if (this.#value(page, each) !== 0) return -1
+    for (let each = index; each < end; each++) {
+      const offset = place + (each - index) * this.clusterSize
+      this.#put(page, each, Math.floor(offset / 2 ** 32), offset >>> 0)
+    }
+    this.#tail += end - index
     this.#links = true
     return place + within
   }

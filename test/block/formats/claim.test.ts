@@ -54,6 +54,14 @@ const formats: readonly [string, (backing?: BlockDevice) => Promise<Made>][] = [
   ],
 ]
 
+/** What the format's check finds, if it has one. */
+async function flaws(format: string, medium: Memory): Promise<object> {
+  const file = new BlockDevice(medium)
+  if (format === 'qcow2') return checkQcow2(name, file, await readImageHeader(name, file))
+  if (format === 'QED') return checkQed(name, file, await readQedHeader(name, file))
+  return { corruptions: 0, leaks: 0 }
+}
+
 /** Counts the claims that succeed. */
 function count(image: Image): { claims: number } {
   const counted = { claims: 0 }
@@ -74,12 +82,22 @@ for (const [format, make] of formats) {
       expect(image.claim!(0, 512)).toBe(-1) // no table is there
       await writeBytes(disk, 0, new Uint8Array(512).fill(1))
       expect(image.claim!(512, 512)).toBe(-1) // the cluster has its place
-      expect(image.claim!(2 * clusterSize - 512, 1024)).toBe(-1) // two clusters
+      expect(image.claim!(clusterSize - 512, 1024)).toBe(-1) // one of the two has
+      expect(image.claim!(clusterSize, 40 * clusterSize)).toBe(-1) // the file ends before
       const place = image.claim!(5 * clusterSize + 512, 1024)
       expect(place).toBeGreaterThan(0)
       expect(await image.map(5 * clusterSize + 512, 1024)).toMatchObject({ kind: 'raw', at: place, inPlace: true })
       expect(image.claim!(5 * clusterSize, 512)).toBe(-1)
       expect(await readBytes(disk, 5 * clusterSize, clusterSize)).toEqual(new Uint8Array(clusterSize))
+      expect(image.claim!(4 * clusterSize, 2 * clusterSize)).toBe(-1)
+      const three = image.claim!(7 * clusterSize - 512, clusterSize + 1024)
+      expect(await image.map(6 * clusterSize, 3 * clusterSize)).toMatchObject({
+        kind: 'raw',
+        at: three + 512 - clusterSize,
+        length: 3 * clusterSize,
+        inPlace: true,
+      })
+      expect(await readBytes(disk, 6 * clusterSize, 3 * clusterSize)).toEqual(new Uint8Array(3 * clusterSize))
     })
 
     test('first writes are claimed, kept over a close, and leave neither leaks nor damage', async () => {
@@ -95,14 +113,20 @@ for (const [format, make] of formats) {
         expect(await readBytes(disk, each * 3 * clusterSize, clusterSize)).toEqual(expected)
       }
       await image.close!()
-      const file = new BlockDevice(medium)
-      if (format === 'qcow2') {
-        const header = await readImageHeader(name, file)
-        expect(await checkQcow2(name, file, header)).toMatchObject({ corruptions: 0, leaks: 0 })
-      } else if (format === 'QED') {
-        const header = await readQedHeader(name, file)
-        expect(await checkQed(name, file, header)).toMatchObject({ corruptions: 0, leaks: 0 })
-      }
+      expect(await flaws(format, medium)).toMatchObject({ corruptions: 0, leaks: 0 })
+    })
+
+    test('writes of several clusters are claimed, and leave neither leaks nor damage', async () => {
+      const { image, medium, disk } = await make()
+      const counted = count(image)
+      const bytes = new Uint8Array(24 * 1024)
+      for (let at = 0; at + bytes.length <= SIZE; at += bytes.length)
+        await writeBytes(disk, at, bytes.fill(1 + at / 1024))
+      expect(counted.claims).toBeGreaterThan(2)
+      for (let at = 0; at + bytes.length <= SIZE; at += bytes.length)
+        expect(await readBytes(disk, at, bytes.length)).toEqual(bytes.fill(1 + at / 1024))
+      await image.close!()
+      expect(await flaws(format, medium)).toMatchObject({ corruptions: 0, leaks: 0 })
     })
 
     test('over a backing file only what lies behind its end is claimed', async () => {

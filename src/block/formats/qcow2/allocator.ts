@@ -76,15 +76,16 @@ export class Allocator {
     return this.#takeNow(count)
   }
 
-  /** The file's next cluster, which reads as zeroes, counted for its owner, if that takes no look at the medium; else -1. */
-  next(): number {
+  /** The first of the file's next `count` clusters, which read as zeroes, counted for their owner, if that takes no look at the medium; else -1. */
+  next(count: number): number {
     const cluster = this.#tail
-    if (this.#left.length > 0 || this.#pool.length > 0 || this.#scan < this.#scanEnd || this.#moving !== undefined)
-      return -1
     const at = cluster * this.#clusterSize
-    if (at + this.#clusterSize > this.#file.size || this.#placed.overlaps(at, this.#clusterSize)) return -1
-    if (!this.#counts.claimOne(cluster)) return -1
-    this.#tail = cluster + 1
+    const length = count * this.#clusterSize
+    if (this.#pool.length > 0 || this.#scan < this.#scanEnd || this.#moving !== undefined) return -1
+    if (count < this.#unit ? this.#left.length > 0 : cluster % this.#unit !== 0) return -1
+    if (at + length > this.#file.size || this.#placed.overlaps(at, length)) return -1
+    if (!this.#counts.claimAll(cluster, count)) return -1
+    this.#tail = cluster + count
     return cluster
   }
 

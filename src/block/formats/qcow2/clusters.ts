@@ -248,19 +248,23 @@ export class ClusterMap {
     }
   }
 
-  /** Space for a range of one cluster that has none, taken and linked, if all that it takes is at hand; else -1. */
+  /** Space for a range of clusters that have none, taken and linked, if all that it takes is at hand; else -1. */
   claim(at: number, length: number): number {
     const key = Math.floor(at * this.#perSpan)
     const slice = this.#slices.get(key)
+    if (slice === undefined || this.#extended || this.#external) return -1
     const within = at % this.#clusterSize
-    if (slice === undefined || this.#extended || this.#external || within + length > this.#clusterSize) return -1
     const index = Math.floor((at - key * this.#span) / this.#clusterSize)
-    slice.look(index)
-    if (slice.flags !== 0 || !this.#tableCopied(Math.floor(key / this.#slicesPerTable))) return -1
-    const cluster = this.#parts.allocator.next()
+    const end = index + Math.ceil((within + length) / this.#clusterSize)
+    if (end > this.#perSlice || !this.#tableCopied(Math.floor(key / this.#slicesPerTable))) return -1
+    for (let each = index; each < end; each++) {
+      slice.look(each)
+      if (slice.flags !== 0) return -1
+    }
+    const cluster = this.#parts.allocator.next(end - index)
     if (cluster < 0) return -1
     const place = cluster * this.#clusterSize
-    slice.set(index, place, COPIED)
+    for (let each = index; each < end; each++) slice.set(each, place + (each - index) * this.#clusterSize, COPIED)
     this.#links = true
     return place + within
   }

@@ -294,11 +294,15 @@ export class Refcounts {
     )
   }
 
-  /** Sets the count of a free cluster to 1, if its page is at hand; says whether it did. */
-  claimOne(cluster: number): boolean {
+  /** Sets the counts of free clusters to 1, if they are on one page that is at hand; says whether it did, for all of them. */
+  claimAll(cluster: number, count: number): boolean {
     const key = Math.floor(cluster / this.#perPage)
     const page = this.#cache.get(key)
-    return page !== undefined && this.#claimIn(page, cluster - key * this.#perPage, 1) === 1
+    const index = cluster - key * this.#perPage
+    if (page === undefined || index + count > this.#perPage) return false
+    for (let each = 0; each < count; each++) if (readCount(page.bytes(), this.order, index + each) !== 0) return false
+    this.#claimIn(page, index, count)
+    return true
   }
 
   #claimIn(page: CountPage, index: number, count: number): number {
