@@ -20,7 +20,7 @@ type Format = (typeof FORMATS)[number]
 let rounds = 9
 const PARTS = 8
 /** Runs before those that are measured, of what takes a long way through the code. */
-const WARM = 4
+const WARM = 8
 
 interface Load {
   readonly write: boolean
@@ -179,7 +179,8 @@ async function allocating(): Promise<void> {
     }
     const ours = async (format: Format) => on(await image(format), format, load)
     for (const format of FORMATS)
-      for (let round = 0; round < WARM; round++) await on(await fresh(format, size), format, load)
+      for (let round = 0; round < WARM; round++)
+        await on(await fresh(format, size / 4), format, { ...load, count: load.count / 4 })
     const times = await inTurn(rounds, 1, ours, async (format) => qemu(await image(format), format, load))
     const raw = times.get('raw')!.ours
     for (const [format, { ours, qemu }] of times) {
