@@ -150,7 +150,15 @@ export class ScsiBus {
     else this.#afterMessages(nexus)
   }
 
-  /** Moves bytes of a phase that is no data phase, to the target or from it; as many as the phase has. */
+  /** Bytes that a data phase moves by {@link exchange}, without waiting for the medium. */
+  get ready(): number {
+    const data = this.#phase === PHASE_DATA_IN || this.#phase === PHASE_DATA_OUT
+    return data ? this.#current!.task!.ready : 0
+  }
+
+  /**
+   * Moves bytes of a phase to the target or from it, as many as the phase has; of a data phase no more than are {@link ready}.
+   */
   exchange(bytes: Uint8Array): number {
     const nexus = this.#current
     if (nexus === undefined) return 0
@@ -163,6 +171,11 @@ export class ScsiBus {
         return this.#giveMessages(nexus, bytes)
       case PHASE_STATUS:
         return this.#giveStatus(nexus, bytes)
+      case PHASE_DATA_IN:
+      case PHASE_DATA_OUT:
+        nexus.task!.pass(bytes)
+        this.#advance(nexus)
+        return bytes.length
       default:
         return 0
     }
@@ -278,7 +291,7 @@ export class ScsiBus {
 
   #takeMessages(nexus: Nexus, bytes: Uint8Array): number {
     this.#attention = false
-    let all: ArrayLike<number> = bytes.subarray(0, MESSAGE_LIMIT)
+    let all: ArrayLike<number> = bytes.length > MESSAGE_LIMIT ? bytes.subarray(0, MESSAGE_LIMIT) : bytes
     if (this.#messageOut.length > 0) {
       all = [...this.#messageOut, ...bytes.subarray(0, MESSAGE_LIMIT)]
       if (all.length > MESSAGE_LIMIT) all = [message.NO_OPERATION]
@@ -398,9 +411,9 @@ export class ScsiBus {
   #takeCommand(nexus: Nexus, bytes: Uint8Array): number {
     const before = nexus.command.length
     const wanted = lengthOf(before > 0 ? nexus.command : bytes) ?? Math.min(bytes.length, UNKNOWN_LIMIT)
-    const more = bytes.subarray(0, wanted - before)
-    if (before === 0) nexus.command = more.slice()
+    if (before === 0) nexus.command = bytes.slice(0, wanted)
     else {
+      const more = bytes.subarray(0, wanted - before)
       const command = new Uint8Array(before + more.length)
       command.set(nexus.command)
       command.set(more, before)

@@ -2,6 +2,7 @@
 import type { Saved } from '../machine.ts'
 import type { ScsiTarget } from '../scsi/index.ts'
 import { fieldsOf, listOf, numberOf } from '../scsi/saved.ts'
+import { takeOut } from '../scsi/taskset.ts'
 import { type Nexus, nexusOf, saveNexus } from './nexus.ts'
 
 /** Commands of a saved state: more than the task sets of all targets take. */
@@ -38,7 +39,7 @@ export class Connections {
 
   /** The connection is over, and with it the command unless it is disconnected. */
   ended(nexus: Nexus): void {
-    if (!this.#away.includes(nexus)) take(this.#commands, nexus)
+    if (!this.#away.includes(nexus)) takeOut(this.#commands, nexus)
   }
 
   /** The target disconnects. */
@@ -54,14 +55,14 @@ export class Connections {
   /** The first that wants to reselect, which it does. */
   next(): Nexus | undefined {
     const nexus = this.#ready.shift()
-    if (nexus !== undefined) take(this.#away, nexus)
+    if (nexus !== undefined) takeOut(this.#away, nexus)
     return nexus
   }
 
   /** A disconnected command was aborted. */
   drop(nexus: Nexus): void {
-    take(this.#away, nexus)
-    take(this.#commands, nexus)
+    takeOut(this.#away, nexus)
+    takeOut(this.#commands, nexus)
   }
 
   /** Disconnected commands were aborted, as many as `gone` says. */
@@ -97,9 +98,4 @@ export function connectionsOf(state: Saved | undefined, targets: ReadonlyMap<num
   const current = numberOf(saved.current, nexuses.length - 1, -1)
   const away = listOf(saved.away, nexuses.length).map((index) => nexuses[numberOf(index, nexuses.length - 1)]!.nexus)
   return { nexuses, current: nexuses[current]?.nexus, away }
-}
-
-function take(from: Nexus[], nexus: Nexus): void {
-  const at = from.indexOf(nexus)
-  if (at >= 0) from.splice(at, 1)
 }

@@ -284,7 +284,7 @@ export class ScriptsProcessor {
     this.#count(count)
     if (bus.phase !== phase) return this.#mismatch(phase, opcode, count, low)
     this.#idle = 0
-    if (phase > reg.PHASE_DATA_IN) {
+    if (phase > reg.PHASE_DATA_IN || count <= bus.ready) {
       const bytes = this.#host.view(high, low, count)
       if (bytes === undefined) return this.#fault(reg.DSTAT_BF)
       const length = bus.exchange(bytes)

@@ -59,13 +59,29 @@ export interface CommandSpec {
   readonly run: (task: Task) => Now<void>
 }
 
-/** A row, with its usage data as bytes. */
-export interface Row extends CommandSpec {
+/** A row, with its usage data as bytes; all rows are of one shape, for every command looks into several. */
+export class Row {
+  readonly name: string
+  readonly opcode: number
+  readonly action: number | undefined
+  readonly access: CommandSpec['access']
+  readonly unmindful: boolean
+  readonly exclusive: boolean
+  readonly medium: boolean
+  readonly run: CommandSpec['run']
   readonly bytes: Uint8Array
-}
 
-interface Actions {
-  readonly actions: Map<number, Row>
+  constructor(spec: CommandSpec) {
+    this.name = spec.name
+    this.opcode = spec.opcode
+    this.action = spec.action
+    this.access = spec.access
+    this.unmindful = spec.unmindful === true
+    this.exclusive = spec.exclusive === true
+    this.medium = spec.medium === true
+    this.run = spec.run
+    this.bytes = Uint8Array.from(spec.usage.split(' '), (byte) => Number.parseInt(byte, 16))
+  }
 }
 
 const LENGTHS = [6, 10, 10, 0, 16, 12, 0, 0]
@@ -82,53 +98,52 @@ export function serviceAction(cdb: Uint8Array): number {
 
 /** A device server's commands, looked up by operation code and service action. */
 export class CommandTable {
-  readonly #rows: (Row | Actions | undefined)[] = new Array(256).fill(undefined)
+  readonly #rows: (Row | undefined)[] = new Array(256).fill(undefined)
+  /** By operation code, those that have service actions, by these. */
+  readonly #actions: (Map<number, Row> | undefined)[] = new Array(256).fill(undefined)
   readonly #strict: boolean
 
   /** `strict` refuses a CDB with a bit set that the command does not look at. */
   constructor(specs: readonly CommandSpec[], strict: boolean) {
     this.#strict = strict
     for (const spec of specs) {
-      const row: Row = { ...spec, bytes: Uint8Array.from(spec.usage.split(' '), (byte) => Number.parseInt(byte, 16)) }
-      const entry = this.#rows[spec.opcode]
+      const row = new Row(spec)
       if (spec.action === undefined) this.#rows[spec.opcode] = row
-      else if (entry !== undefined && 'actions' in entry) entry.actions.set(spec.action, row)
-      else this.#rows[spec.opcode] = { actions: new Map([[spec.action, row]]) }
+      else (this.#actions[spec.opcode] ??= new Map()).set(spec.action, row)
     }
   }
 
   /** Every row, by operation code and service action. */
   *rows(): Iterable<Row> {
-    for (const entry of this.#rows) {
-      if (entry === undefined) continue
-      if ('actions' in entry) yield* [...entry.actions.values()].sort((a, b) => a.action! - b.action!)
-      else yield entry
+    for (let opcode = 0; opcode < 256; opcode++) {
+      const row = this.#rows[opcode]
+      if (row !== undefined) yield row
+      const actions = this.#actions[opcode]
+      if (actions !== undefined) yield* [...actions.values()].sort((a, b) => a.action! - b.action!)
     }
   }
 
   /** The row of an operation code; `actions` if it has several. */
   entry(opcode: number): Row | 'actions' | undefined {
-    const entry = this.#rows[opcode]
-    return entry !== undefined && 'actions' in entry ? 'actions' : entry
+    return this.#actions[opcode] === undefined ? this.#rows[opcode] : 'actions'
   }
 
   /** The row of an operation code and service action. */
   action(opcode: number, action: number): Row | undefined {
-    const entry = this.#rows[opcode]
-    return entry !== undefined && 'actions' in entry ? entry.actions.get(action) : undefined
+    return this.#actions[opcode]?.get(action)
   }
 
   /** The row of a CDB, if there is one. */
   row(cdb: Uint8Array): Row | undefined {
-    const entry = this.#rows[cdb[0]!]
-    return entry !== undefined && 'actions' in entry ? entry.actions.get(serviceAction(cdb)) : entry
+    const opcode = cdb[0]!
+    return this.#rows[opcode] ?? this.#actions[opcode]?.get(serviceAction(cdb))
   }
 
   /** The row of a CDB; throws INVALID COMMAND OPERATION CODE, or INVALID FIELD IN CDB for an unknown service action. */
   find(cdb: Uint8Array): Row {
     const row = this.row(cdb)
     if (row !== undefined) return row
-    if (this.#rows[cdb[0]!] === undefined) throw new CheckCondition(INVALID_COMMAND_OPERATION_CODE)
+    if (this.#actions[cdb[0]!] === undefined) throw new CheckCondition(INVALID_COMMAND_OPERATION_CODE)
     throw new CheckCondition(INVALID_FIELD_IN_CDB, {
       field: cdb[0] === 0x7f ? { cdb: true, byte: 8 } : { cdb: true, byte: 1, bit: 4 },
     })

@@ -3,7 +3,7 @@
 import type { Disk } from '../../block/disk.ts'
 import { errnoOf } from '../../block/error.ts'
 import type { IoVec } from '../../block/iovec.ts'
-import { after, type Now, repeat, rescue } from '../../block/now.ts'
+import { after, isLater, type Now, repeat, rescue } from '../../block/now.ts'
 import { conditionOf } from './failure.ts'
 import { CheckCondition, type Condition, UNRECOVERED_READ_ERROR, WRITE_ERROR } from './sense.ts'
 import type { DataSink, DataSource } from './transfer.ts'
@@ -20,18 +20,11 @@ export interface Place {
 
 type Request = (at: number, part: IoVec) => Now<void>
 
-/**
- * Runs `request` over all of `vector`, in pieces of up to {@link REQUEST_LIMIT}. Where a piece fails, halving finds the first
- * block at fault: the CheckCondition has its LBA (SPC-4 4.5.3, SBC-3 4.18), and what went well before it.
- */
-function overExtent(place: Place, at: number, vector: IoVec, request: Request, otherwise: Condition): Now<void> {
+const FORCED = { fua: true } as const
+
+/** Runs `request` over all of `vector`, in pieces of up to {@link REQUEST_LIMIT}; where one fails, {@link findFault} finds the block. */
+function inPieces(place: Place, at: number, vector: IoVec, request: Request, otherwise: Condition): Now<void> {
   const length = vector.byteLength
-  if (length <= REQUEST_LIMIT) {
-    return rescue(
-      () => request(at, vector),
-      (error) => findFault(place, at, vector, request, otherwise, error, 0),
-    )
-  }
   let done = 0
   return repeat(() => {
     const part = vector.slice(done, Math.min(done + REQUEST_LIMIT, length))
@@ -46,6 +39,10 @@ function overExtent(place: Place, at: number, vector: IoVec, request: Request, o
   })
 }
 
+/**
+ * After a request that failed: halving finds the first block at fault. The CheckCondition has its LBA (SPC-4 4.5.3, SBC-3 4.18),
+ * and what went well before it.
+ */
 function findFault(
   place: Place,
   at: number,
@@ -103,7 +100,19 @@ export class ReadExtent implements DataSource {
 
   read(at: number, into: IoVec): Now<void> {
     const place = this.#place
-    return overExtent(place, place.at + at, into, (start, part) => place.disk.read(start, part), UNRECOVERED_READ_ERROR)
+    const { disk } = place
+    const start = place.at + at
+    const request: Request = (from, part) => disk.read(from, part)
+    if (into.byteLength > REQUEST_LIMIT) return inPieces(place, start, into, request, UNRECOVERED_READ_ERROR)
+    let read: Now<void>
+    try {
+      read = disk.read(start, into)
+    } catch (error) {
+      return findFault(place, start, into, request, UNRECOVERED_READ_ERROR, error, 0)
+    }
+    if (isLater(read)) {
+      return read.catch((error) => findFault(place, start, into, request, UNRECOVERED_READ_ERROR, error, 0))
+    }
   }
 }
 
@@ -126,8 +135,20 @@ export class WriteExtent implements DataSink {
 
   write(at: number, from: IoVec): Now<void> {
     const place = this.#place
-    const options = this.#fua ? { fua: true } : undefined
-    return overExtent(place, place.at + at, from, (start, part) => place.disk.write(start, part, options), WRITE_ERROR)
+    const { disk } = place
+    const start = place.at + at
+    const options = this.#fua ? FORCED : undefined
+    const request: Request = (to, part) => disk.write(to, part, options)
+    if (from.byteLength > REQUEST_LIMIT) return inPieces(place, start, from, request, WRITE_ERROR)
+    let written: Now<void>
+    try {
+      written = disk.write(start, from, options)
+    } catch (error) {
+      return findFault(place, start, from, request, WRITE_ERROR, error, 0)
+    }
+    if (isLater(written)) {
+      return written.catch((error) => findFault(place, start, from, request, WRITE_ERROR, error, 0))
+    }
   }
 
   end(): Now<void> {

@@ -19,7 +19,7 @@ export interface UnitOptions {
   readonly portWwn?: bigint
   /** Whether a disk's medium can be taken out; a CD-ROM's always can. */
   readonly removable?: boolean
-  /** Rotations per minute; 1 for a medium that does not rotate, 0 (default) says nothing. */
+  /** Rotations per minute; 1 (default) for a medium that does not rotate, which spares guests what they do for disks that seek; 0 says nothing. */
   readonly rotationRate?: number
   /** Whether DPO and FUA are offered; default true. */
   readonly dpofua?: boolean

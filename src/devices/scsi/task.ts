@@ -144,6 +144,27 @@ export class Task {
     return repeat(step)
   }
 
+  /** Moves all of `bytes`, of which there are no more than {@link ready}: {@link move} for an adapter that has them at hand. */
+  pass(bytes: Uint8Array): void {
+    const { length } = bytes
+    if (this.phase === 'in') {
+      const stage = this.#stage
+      if (stage === undefined) this.#give(bytesVec(bytes))
+      else {
+        bytes.set(stage.part(stage.taken, stage.taken + length))
+        stage.taken += length
+        this.#advance(length)
+      }
+    } else if (this.phase === 'out') {
+      if (this.#sink!.held) this.#take(bytesVec(bytes))
+      else {
+        const stage = this.#room(length)
+        stage.part(stage.filled - length, stage.filled).set(bytes)
+        this.#unload(stage)
+      }
+    }
+  }
+
   /** Ends the data phase early: the initiator has no more room, or no more bytes. */
   cut(): void {
     if (this.phase === 'in') this.#finishData()
@@ -191,10 +212,16 @@ export class Task {
   /** Runs a command's handler, and what follows from it. */
   run(handler: (task: Task) => Now<void>): void {
     this.#begun = true
-    this.#attempt(
-      () => handler(this),
-      () => this.#begin(),
-    )
+    this.#lent = undefined
+    let asked: Now<void>
+    try {
+      asked = handler(this)
+    } catch (error) {
+      this.#failed(error)
+      return
+    }
+    if (isLater(asked)) void this.#await(asked, () => this.#begin())
+    else this.#begin()
   }
 
   /** Names the memory that a handler's own request works on, so that an abort cuts it off; returns it. */
@@ -330,10 +357,16 @@ export class Task {
     if (this.#failure !== undefined) this.fail(this.#failure)
     else if (sink === undefined) this.end(this.status)
     else {
-      this.#attempt(
-        () => sink.end(),
-        () => this.end(this.status),
-      )
+      this.#lent = undefined
+      let ended: Now<void>
+      try {
+        ended = sink.end()
+      } catch (error) {
+        this.#failed(error)
+        return
+      }
+      if (isLater(ended)) void this.#await(ended, () => this.end(this.status))
+      else this.end(this.status)
     }
   }
 
@@ -377,24 +410,30 @@ export class Task {
     stage.taken = 0
     stage.reading = true
     const into = bytesVec(stage.part(0, length))
-    return this.#attempt(
-      () => this.#source!.read(this.transferred, into),
-      () => {
-        stage.reading = false
-        stage.filled = length
-      },
-      into,
-      (error) => {
-        stage.reading = false
-        const moved = error instanceof CheckCondition ? error.moved : 0
-        if (moved === 0 || this.#aborted) this.fail(error)
-        else {
-          stage.filled = moved
-          this.length = this.transferred + moved
-          this.#failure = error
-        }
-      },
-    )
+    this.#lent = into
+    const done = () => {
+      stage.reading = false
+      stage.filled = length
+    }
+    const failed = (error: unknown) => {
+      stage.reading = false
+      const moved = error instanceof CheckCondition ? error.moved : 0
+      if (moved === 0 || this.#aborted) this.fail(error)
+      else {
+        stage.filled = moved
+        this.length = this.transferred + moved
+        this.#failure = error
+      }
+    }
+    let read: Now<void>
+    try {
+      read = this.#source!.read(this.transferred, into)
+    } catch (error) {
+      failed(error)
+      return
+    }
+    if (isLater(read)) return this.#await(read, done, failed)
+    done()
   }
 
   #give(part: IoVec): void {
@@ -416,10 +455,10 @@ export class Task {
 
   #take(part: IoVec): void {
     const sink = this.#sink!
-    const at = this.transferred
-    this.transferred += part.byteLength
-    const last = this.transferred === this.length
     if (sink.held) {
+      const at = this.transferred
+      this.transferred += part.byteLength
+      const last = this.transferred === this.length
       this.#attempt(
         () => sink.write(at, part),
         () => {
@@ -428,22 +467,40 @@ export class Task {
       )
       return
     }
-    const stage = (this.#stage ??= this.#owner.stages.take(this.length - at, sink.block))
-    const before = stage.filled
-    stage.filled += part.byteLength
-    part.gather(stage.part(before, stage.filled))
+    const stage = this.#room(part.byteLength)
+    part.gather(stage.part(stage.filled - part.byteLength, stage.filled))
+    this.#unload(stage)
+  }
+
+  /** The staging buffer, where its last `length` bytes are for the adapter to fill. */
+  #room(length: number): Stage {
+    const stage = (this.#stage ??= this.#owner.stages.take(this.length - this.transferred, this.#sink!.block))
+    stage.filled += length
+    this.transferred += length
+    return stage
+  }
+
+  /** Writes what is staged, if that is all of it or all that the buffer takes. */
+  #unload(stage: Stage): void {
+    const last = this.transferred === this.length
     if (!last && stage.filled < stage.size) return
     const from = bytesVec(stage.part(0, stage.filled))
     const start = this.transferred - stage.filled
     if (last) this.phase = 'busy'
-    this.#attempt(
-      () => sink.write(start, from),
-      () => {
-        stage.filled = 0
-        if (last) this.#finishData()
-      },
-      from,
-    )
+    this.#lent = from
+    const done = () => {
+      stage.filled = 0
+      if (last) this.#finishData()
+    }
+    let written: Now<void>
+    try {
+      written = this.#sink!.write(start, from)
+    } catch (error) {
+      this.#failed(error)
+      return
+    }
+    if (isLater(written)) void this.#await(written, done)
+    else done()
   }
 
   /** Runs `start`; then exactly one of `done` and `failed`. What it returns never rejects. */
@@ -461,15 +518,21 @@ export class Task {
       failed(error)
       return
     }
-    if (!isLater(value)) {
-      done()
-      return
-    }
+    if (isLater(value)) return this.#await(value, done, failed)
+    done()
+  }
+
+  /** Waits for a request with the host; then exactly one of `done` and `failed` runs. What it returns never rejects. */
+  #await(
+    request: Promise<void>,
+    done: () => void,
+    failed: (error: unknown) => void = (error) => this.#failed(error),
+  ): Promise<void> {
     const end = () => {
       this.#work = undefined
       this.#lent = undefined
     }
-    return (this.#work = value.then(
+    return (this.#work = request.then(
       () => {
         end()
         if (this.#aborted) this.#enter('aborted')

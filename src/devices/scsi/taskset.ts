@@ -50,10 +50,8 @@ export class TaskSet {
 
   /** Takes a task that has ended out of the set, and starts those that waited for it. */
   remove(task: Task): void {
-    const at = this.#tasks.indexOf(task)
-    if (at < 0) return
-    this.#tasks.splice(at, 1)
-    this.#dormant.delete(task)
+    if (!takeOut(this.#tasks, task)) return
+    if (this.#dormant.size > 0) this.#dormant.delete(task)
     const attribute = task.order
     if (attribute === 'ordered' || attribute === 'head') this.#barriers--
     this.wake()
@@ -66,6 +64,7 @@ export class TaskSet {
 
   /** Starts whatever may run. */
   wake(): void {
+    if (this.#dormant.size === 0) return
     this.#again = true
     if (this.#running) return
     this.#running = true
@@ -92,4 +91,13 @@ export class TaskSet {
     }
     return enabled
   }
+}
+
+/** Takes `item` out of `list`, if it is in it. Mostly it is all of it, for which splice() would make another list. */
+export function takeOut<T>(list: T[], item: T): boolean {
+  const at = list.indexOf(item)
+  if (at < 0) return false
+  for (let i = at + 1; i < list.length; i++) list[i - 1] = list[i]!
+  list.pop()
+  return true
 }

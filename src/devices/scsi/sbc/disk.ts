@@ -52,7 +52,7 @@ export class DiskUnit extends MediumUnit {
     if (disk === undefined && !this.removable) {
       throw new BlockError('EINVAL', 'Cannot make a disk without a medium: it is not removable')
     }
-    this.rotationRate = checkedRate(options.rotationRate ?? 0)
+    this.rotationRate = checkedRate(options.rotationRate ?? ROTATION_NONE)
     this.dpofua = options.dpofua ?? true
     this.#block = disk?.logicalBlockSize ?? 512
     this.#thresholds = new Thresholds(

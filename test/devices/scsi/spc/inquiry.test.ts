@@ -109,6 +109,15 @@ describe('[SPC-4] 7.8 pages', () => {
     expect([...(await initiator.send(page(0xb2))).data.subarray(4)]).toEqual([11, 0xe4, 2, 0])
   })
 
+  test.each([
+    [{}, 1],
+    [{ rotationRate: 0 }, 0],
+    [{ rotationRate: 7200 }, 7200],
+  ])('B1h of a disk with %j: it does not rotate unless that is said', async (unit, rate) => {
+    const { initiator } = await diskTarget({ unit })
+    expect((await initiator.send(page(0xb1))).view.getUint16(4)).toBe(rate)
+  })
+
   test('B0h and B2h of a disk that ignores discards promise nothing', async () => {
     const { initiator } = await diskTarget({ disk: { discard: 'ignore' } })
     const { view } = await initiator.send(page(0xb0))
