@@ -28,7 +28,7 @@ export interface FileOptions {
   readonly aio?: 'threads' | 'io_uring' | 'native'
   /** Whether others are kept out; `auto` (default): where the file system can. */
   readonly locking?: 'auto' | 'on' | 'off'
-  /** Answer at once what the page cache holds; default true. */
+  /** Answer at once what the page cache holds; default true. Who does not want that writes much. */
   readonly immediate?: boolean
   /** Longest read that is answered at once, bytes; default what an emulator's thread can spare the time for. */
   readonly readMax?: number

@@ -7,6 +7,7 @@ import type { BlockDriver } from '../../device.ts'
 import { BlockError } from '../../error.ts'
 import type { FileOptions, Preallocation } from '../../protocol.ts'
 import { batched } from './batch.ts'
+import { claiming, paysToClaim } from './claim.ts'
 import { type Alignment, direct, probeAlignment } from './direct.ts'
 import type { Engine } from './engine.ts'
 import { EOPNOTSUPP, hostError, nodeError } from './failure.ts'
@@ -173,6 +174,8 @@ async function driver(path: string, fd: number, stat: fs.Stats, options: FileOpt
     const alignment: Alignment = await probeAlignment(fd, medium.size, path)
     engine = batched(direct(engine, alignment, addresses))
     align = Math.max(align, alignment.request)
+  } else if (options.immediate === false && calls !== undefined && !readOnly && medium.kind === 'file') {
+    if (paysToClaim(fd)) engine = claiming(engine, calls, fd)
   }
   const immediate =
     calls !== undefined && addresses !== undefined && !options.direct && (options.immediate ?? true)

@@ -14,7 +14,7 @@ export interface Space {
 }
 
 // fallocate(2)
-const FALLOC_FL_KEEP_SIZE = 1
+export const FALLOC_FL_KEEP_SIZE = 1
 const FALLOC_FL_PUNCH_HOLE = 2
 const FALLOC_FL_ZERO_RANGE = 16
 // lseek(2)
