@@ -47,8 +47,9 @@ class LongestFirst extends BaseSequencer {
   }
 }
 
-const quick = { testTimeout: 60_000, hookTimeout: 60_000 }
-const patient = { testTimeout: 600_000, hookTimeout: 600_000 }
+const setupFiles = ['test/setup.ts']
+const quick = { testTimeout: 60_000, hookTimeout: 60_000, setupFiles }
+const patient = { testTimeout: 600_000, hookTimeout: 600_000, setupFiles }
 
 export default defineConfig({
   test: {

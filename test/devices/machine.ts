@@ -143,8 +143,8 @@ export class TestBus implements Bus {
   }
 }
 
-/** A bus with RAM of `ramSize` bytes (default 16 MiB), time under the test's control, and a log of interrupts. */
-export function testBus({ ramSize = 16 << 20 }: { ramSize?: number } = {}): TestBus {
+/** A bus with RAM of `ramSize` bytes (default 2 MiB), time under the test's control, and a log of interrupts. */
+export function testBus({ ramSize = 2 << 20 }: { ramSize?: number } = {}): TestBus {
   return new TestBus(ramSize)
 }
 

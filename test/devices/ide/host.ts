@@ -294,9 +294,10 @@ export function host(driver: BlockDriver | number = 1 << 20, options: DiskOption
 /** Bytes that say where they are: each sector of 512 is filled from its number on. */
 export function pattern(lba: number, sectors: number): Uint8Array {
   const bytes = new Uint8Array(512 * sectors)
-  for (let i = 0; i < bytes.length; i++) {
-    const sector = lba + (i >>> 9)
-    bytes[i] = sector * 7 + (sector >>> 8) + (i & 511) * 3 + ((i & 511) >>> 8)
+  for (let sector = 0; sector < sectors; sector++) {
+    const first = (lba + sector) * 7 + ((lba + sector) >>> 8)
+    const at = sector * 512
+    for (let i = 0; i < 512; i++) bytes[at + i] = first + i * 3 + (i >>> 8)
   }
   return bytes
 }
