@@ -15,11 +15,11 @@ const alone = ['test/block/protocols/file-plain.test.ts', 'test/block/protocols/
 const longest = [
   // While one process makes the guest, if it is not there, the other has this to do.
   'test/crash/qcow2.test.ts',
+  'test/guests/virtio-kinds.test.ts',
   'test/guests/virtio.test.ts',
   'test/guests/scsi.test.ts',
   'test/guests/jobs.test.ts',
   'test/guests/ide.test.ts',
-  'test/guests/virtio-kinds.test.ts',
   'test/guests/virtio-acpi.test.ts',
   'test/guests/nbd.test.ts',
   'test/guests/qcow2.test.ts',

@@ -12,7 +12,7 @@ import { type AttachOptions, attachDrives, type Drive, type Drives } from '../sr
 import { ARGUMENTS_OFFSET, argumentsSector, type DebianGuest, PROMPT, READY_MARK } from './debian/index.ts'
 
 const BOOT_TIMEOUT_MS = 600_000
-const COMMAND_TIMEOUT_MS = 120_000
+const COMMAND_TIMEOUT_MS = 300_000
 /** How much of the console an error shows, characters. */
 const TAIL = 1500
 
@@ -40,7 +40,7 @@ export interface Guest {
   /** Sends text to the console; Enter is `\n`. */
   type(text: string): void
   /**
-   * Waits for text on the console, from where the last wait ended; default 2 minutes. Rejects with the end of the console when the
+   * Waits for text on the console, from where the last wait ended; default 5 minutes. Rejects with the end of the console when the
    * time is over or the guest has turned itself off.
    */
   waitFor(pattern: RegExp | string, options?: { timeout?: number }): Promise<string>

@@ -78,12 +78,13 @@ export async function explore(recording: Recording, effort: Effort): Promise<Exp
     due += share
     if (now === moments - 1) due = Math.max(due, 2 ** EXHAUSTIVE)
     const few = pending <= EXHAUSTIVE && 2 ** pending <= due
-    const allowed = model.allowed(now)
+    let allowed: readonly Set<number>[] | undefined
     const states = few ? whole(replays) : samples(replays, random, Math.floor(due), pending)
     for (const state of states) {
       due--
       const withQemu = effort.qemuEvery !== undefined && effort.qemuEvery > 0 && found.states % effort.qemuEvery === 0
       found.states++
+      allowed ??= model.allowed(now)
       const wrong = await look(recording, state, now, allowed, withQemu ? effort.file : undefined, random)
       if (withQemu) found.qemu++
       if (wrong === undefined) continue

@@ -103,6 +103,8 @@ const snapshots: MakeOwner = ({ disk, recorder, model, random }) => {
   }
 }
 
+const ZEROES = new Uint8Array(SECTOR)
+
 /** Keeps a bitmap of all writes to a disk of zeroes, and stores it now and then. */
 const bitmaps: MakeOwner = ({ disk, recorder }) => {
   const qcow2 = (disk.driver as ImageDevice).image as Qcow2Image
@@ -122,7 +124,7 @@ const bitmaps: MakeOwner = ({ disk, recorder }) => {
       const content = new Uint8Array(disk.size)
       await disk.read(0, bytesVec(content))
       for (let sector = 0; sector < disk.size / SECTOR; sector++) {
-        const written = content.subarray(sector * SECTOR, (sector + 1) * SECTOR).some((byte) => byte !== 0)
+        const written = Buffer.compare(content.subarray(sector * SECTOR, (sector + 1) * SECTOR), ZEROES) !== 0
         if (written && ((bits[sector >> 3]! >> (sector & 7)) & 1) === 0) return `the bitmap lacks sector ${sector}`
       }
       return undefined

@@ -11,10 +11,11 @@ const disk = await openDisk(file, { format: 'raw', discard: 'unmap' })
 async function lap(turn: number): Promise<void> {
   await Promise.all(
     Array.from({ length: PIECES }, async (_, i) => {
-      await disk.write(i * PIECE, bytesVec(new Uint8Array(PIECE).fill(turn + i)))
+      const bytes = new Uint8Array(PIECE).fill(turn + i)
+      await disk.write(i * PIECE, bytesVec(bytes))
       const back = new Uint8Array(PIECE)
       await disk.read(i * PIECE, bytesVec(back))
-      if (back.some((byte) => byte !== ((turn + i) & 0xff))) throw new Error(`piece ${i} is not what was written`)
+      if (Buffer.compare(back, bytes) !== 0) throw new Error(`piece ${i} is not what was written`)
     }),
   )
   await disk.flush()
