@@ -16,9 +16,10 @@ const MIB = 1 << 20
 const ROUNDS = 5
 const FORMATS = ['raw', 'qcow2', 'qed'] as const
 type Format = (typeof FORMATS)[number]
-/** Rounds of reads and of first writes, and parts of the former. */
+/** Rounds of reads and of first writes, and the parts of a round. */
 let rounds = 9
-const PARTS = 8
+const READ_PARTS = 8
+const WRITE_PARTS = 4
 /** Runs before those that are measured, of what takes a long way through the code. */
 const WARM = 8
 
@@ -149,10 +150,10 @@ async function warm(): Promise<void> {
       [262144, 32, 4000],
     ] as const) {
       const load: Load = { write: false, count, length, step: length * 7, depth }
-      const ours = (format: Format) => drive(devices.get(format)!, { ...load, count: count / PARTS })
+      const ours = (format: Format) => drive(devices.get(format)!, { ...load, count: count / READ_PARTS })
       for (const format of FORMATS) await drive(devices.get(format)!, load)
       globalThis.gc?.()
-      const times = await inTurn(rounds, PARTS, ours, async (format) => qemu(place(format), format, load))
+      const times = await inTurn(rounds, READ_PARTS, ours, async (format) => qemu(place(format), format, load))
       const raw = times.get('raw')!.parts
       for (const [format, { parts, ours, qemu }] of times) {
         const what = `  ${format} ${length / 1024} KiB, depth ${depth}`
@@ -171,20 +172,21 @@ async function allocating(): Promise<void> {
     ['4 KiB at 64 KiB stride, depth 32', { write: true, count: 16_000, length: 4096, step: 65536, depth: 32 }],
     ['256 KiB streaming, depth 8', { write: true, count: 2000, length: 262144, step: 262144, depth: 8 }],
   ] as const) {
-    const size = load.count * load.step + MIB
-    const image = async (format: Format) => {
-      const place = await fresh(format, size)
-      calm(file('memory'), load.count * load.length)
+    const part = { ...load, count: load.count / WRITE_PARTS }
+    const image = async (format: Format, { count, step, length }: Load) => {
+      const place = await fresh(format, count * step + MIB)
+      calm(file('memory'), count * length)
       return place
     }
-    const ours = async (format: Format) => on(await image(format), format, load)
+    const ours = async (format: Format) => on(await image(format, part), format, part)
     for (const format of FORMATS)
       for (let round = 0; round < WARM; round++)
-        await on(await fresh(format, size / 4), format, { ...load, count: load.count / 4 })
-    const times = await inTurn(rounds, 1, ours, async (format) => qemu(await image(format), format, load))
-    const raw = times.get('raw')!.ours
-    for (const [format, { ours, qemu }] of times) {
-      row(`  ${format} ${what}`, ms(median(ours)), spread(ours, raw), spread(qemu, ours))
+        await on(await fresh(format, part.count * part.step + MIB), format, part)
+    const theirs = async (format: Format) => qemu(await image(format, load), format, load)
+    const times = await inTurn(rounds, WRITE_PARTS, ours, theirs)
+    const raw = times.get('raw')!.parts
+    for (const [format, { parts, ours, qemu }] of times) {
+      row(`  ${format} ${what}`, ms(median(ours)), spread(parts, raw), spread(qemu, ours))
     }
   }
 }
