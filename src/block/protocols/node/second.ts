@@ -18,9 +18,13 @@ const STARTED_AFTER = 128
 const LOOKS = 4000
 /** It is kept from running if it is waited for so long, ms: then there is no hurry any more. */
 const LATE = 0.25
-/** So many copies are tried the other way now and then; they are compared by their last, for the first show what the change costs. */
+/**
+ * So many copies are tried the other way now and then. The first show what the change costs, and are not counted; nor are those that
+ * took longest, for something came between. What that costs in the long run shows in what the others took that are not tried.
+ */
 const TRIED = 40
-const MEASURED = 32
+const SETTLE = 8
+const LONGEST = 2
 /** After so many they are tried again, and twice as many each time that it was no better. */
 const STAY_MIN = 512
 const STAY_MAX = 4096
@@ -76,9 +80,10 @@ export class Second {
   #trial = false
   #left = TRIED
   #stay = STAY_MIN
-  /** Time and bytes of the last of these; and what a byte took when it was last measured, by one thread and by two. */
+  /** Time and bytes of these; what each byte of those that are tried took; and what a byte took when it was last measured, by one thread and by two. */
   #time = 0
   #bytes = 0
+  readonly #tried: number[] = []
   readonly #costs: [number, number] = [Number.NaN, Number.NaN]
 
   constructor(libc: Libc, clock: () => number = () => performance.now()) {
@@ -139,14 +144,14 @@ export class Second {
   }
 
   #took(time: number, length: number): void {
-    if (this.#left <= MEASURED) {
+    if (!this.#trial) {
       this.#time += time
       this.#bytes += length
-    }
+    } else if (this.#left <= TRIED - SETTLE) this.#tried.push(time / length)
     if (--this.#left > 0) return
     const costs = this.#costs
-    costs[this.#shares ? 1 : 0] = this.#time / this.#bytes
-    this.#time = this.#bytes = 0
+    costs[this.#shares ? 1 : 0] = this.#trial ? meanOf(this.#tried, LONGEST) : this.#time / this.#bytes
+    this.#time = this.#bytes = this.#tried.length = 0
     if (this.#trial) {
       const before = !this.#shares
       this.#shares = costs[1] * MARGIN < costs[0]
@@ -191,6 +196,12 @@ export class Second {
       if (this.#clock() - start > LATE) Atomics.wait(words, DONE, done, 0.1)
     }
   }
+}
+
+/** The mean of all but the `most` largest. */
+function meanOf(values: number[], most: number): number {
+  const kept = values.sort((a, b) => a - b).slice(0, -most)
+  return kept.reduce((sum, value) => sum + value, 0) / kept.length
 }
 
 let shared: Second | undefined
