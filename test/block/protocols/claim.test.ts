@@ -5,14 +5,13 @@ import { asDevice } from '../../../src/block/device.ts'
 import { bytesVec } from '../../../src/block/iovec.ts'
 import { CLAIM_MIN, claiming, paysToClaim } from '../../../src/block/protocols/node/claim.ts'
 import { createFile, openFile } from '../../../src/block/protocols/node/files.ts'
-import type { Libc } from '../../../src/block/protocols/node/libc.ts'
 import { temporaryFolder } from '../../tools.ts'
 import { answering, asking } from './engines.ts'
 
 /** What reaches the host, in its order; each claim is answered with `answer`. */
 function make(answer: number) {
   const calls: string[] = []
-  const fallocate = async (fd: number, mode: number, at: number, length: number) => {
+  const fallocateNow = (fd: number, mode: number, at: number, length: number) => {
     calls.push(`fallocate ${fd} ${mode} ${at} ${length}`)
     return answer
   }
@@ -23,12 +22,12 @@ function make(answer: number) {
     write: (at, from, durable) => void calls.push(`write ${at} ${from.byteLength}${durable ? ' durable' : ''}`),
     sync: async () => void calls.push('sync'),
   })
-  return { calls, engine: asking(claiming(engine, { fallocate } as Pick<Libc, 'fallocate'> as Libc, 7)) }
+  return { calls, engine: asking(claiming(engine, { fallocateNow }, 7)) }
 }
 
-test('a long write claims its space, beyond the end of the file too, before it begins', async () => {
+test('a long write claims its space, beyond the end of the file too, before it begins', () => {
   const { calls, engine } = make(0)
-  await engine.write(4096, bytesVec(new Uint8Array(CLAIM_MIN)), false)
+  engine.write(4096, bytesVec(new Uint8Array(CLAIM_MIN)), false)
   expect(calls).toEqual([`fallocate 7 1 4096 ${CLAIM_MIN}`, `write 4096 ${CLAIM_MIN}`])
 })
 
@@ -38,9 +37,9 @@ test('a short write claims nothing and is not held up', () => {
   expect(calls).toEqual([`write 0 ${CLAIM_MIN - 1}`])
 })
 
-test('where nothing can be claimed the write is done all the same, as durable as it was to be', async () => {
+test('where nothing can be claimed the write is done all the same, as durable as it was to be', () => {
   const { calls, engine } = make(-constants.errno.ENOSPC)
-  await engine.write(0, bytesVec(new Uint8Array(CLAIM_MIN)), true)
+  engine.write(0, bytesVec(new Uint8Array(CLAIM_MIN)), true)
   expect(calls.at(-1)).toBe(`write 0 ${CLAIM_MIN} durable`)
 })
 

@@ -56,6 +56,8 @@ export interface Libc {
   seek(fd: number, at: number, whence: number): Promise<Result>
   /** On a thread of Node's pool. */
   fallocate(fd: number, mode: number, at: number, length: number): Promise<Result>
+  /** On this thread. */
+  fallocateNow(fd: number, mode: number, at: number, length: number): Result
   /** On a thread of Node's pool. */
   ioctlLater(fd: number, request: number, argument: Uint8Array): Promise<Result>
   /** On a thread of Node's pool; both offsets are given, and the files' own are left alone. */
@@ -326,6 +328,7 @@ function bind(koffi: Koffi): Libc {
     },
     seek: (fd, at, whence) => later(lseek, fd, at, whence),
     fallocate: (fd, mode, at, length) => later(fallocate, fd, mode, at, length),
+    fallocateNow: (fd, mode, at, length) => result(fallocate(fd, mode, at, length)),
     ioctlLater: (fd, request, argument) => later(ioctl, fd, request, argument),
     copyFileRange: (from, fromAt, to, toAt, length) =>
       later(copyFileRange, from, BigInt64Array.of(BigInt(fromAt)), to, BigInt64Array.of(BigInt(toAt)), length, 0),
