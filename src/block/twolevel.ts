@@ -420,7 +420,7 @@ export class TwoLevelImage implements Image {
   #extend(end: number): Now<void> {
     const { size } = this.file
     if (end <= size) return
-    const step = Math.min(Math.max(16 * this.clusterSize, size / 8), 64 << 20)
+    const step = Math.min(Math.max(16 * this.clusterSize, size / 2), 64 << 20)
     this.#grown = true
     return rescue(
       () => this.file.grow(end, Math.ceil((end + step) / this.clusterSize) * this.clusterSize),

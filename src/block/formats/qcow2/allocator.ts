@@ -14,7 +14,7 @@ export interface Space {
 }
 
 const MAX_RUNS = 16384
-/** The file grows ahead of its use by an eighth, within these bounds: at least 16 clusters, at most 64 MiB. */
+/** The file grows ahead of its use by a half, within these bounds: at least 16 clusters, at most 64 MiB. */
 const GROW_LEAST = 16
 const GROW_MOST = 64 << 20
 /**
@@ -314,7 +314,7 @@ export class Allocator {
   #extend(end: number): Now<void> {
     const { size } = this.#file
     if (end <= size) return
-    const step = Math.min(Math.max(GROW_LEAST * this.#clusterSize, size / 8), GROW_MOST)
+    const step = Math.min(Math.max(GROW_LEAST * this.#clusterSize, size / 2), GROW_MOST)
     this.#grown = true
     return rescue(
       () => this.#file.grow(end, Math.ceil((end + step) / this.#clusterSize) * this.#clusterSize),
