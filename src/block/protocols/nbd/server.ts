@@ -86,10 +86,15 @@ class Transmission {
   }
 
   async run(): Promise<string | undefined> {
+    let unsent = Infinity
     try {
       return await this.#receive()
+    } catch (error) {
+      // Who sends no more may still take what it asked for; whether it does is the stream's to see.
+      unsent = 0
+      throw error
     } finally {
-      await this.#room(0, 0, Infinity)
+      await this.#room(0, 0, unsent)
     }
   }
 

@@ -50,6 +50,7 @@ export class SocketStream implements ByteStream {
   readonly #room = new Room()
   /** Moves the bytes in Node's place. */
   #connection: Connection | undefined
+  #watched = false
 
   constructor(socket: net.Socket, peer: string) {
     this.peer = peer
@@ -135,7 +136,8 @@ export class SocketStream implements ByteStream {
     if (this.socket.destroyed) return
     if (this.#connection !== undefined) this.#connection.drain(() => this.socket.destroy())
     else this.socket.end(() => this.socket.destroy())
-    setTimeout(() => this.socket.destroy(), 1000).unref()
+    // Who sends no more may be slow to take what it asked for, and is watched.
+    if (!this.#watched) setTimeout(() => this.socket.destroy(), 1000).unref()
   }
 
   /** Bytes that the kernel took, and whether there are others. */
@@ -148,6 +150,7 @@ export class SocketStream implements ByteStream {
   /** Breaks the stream once nothing more is taken of what waits: who sends no more could hold it so for ever. */
   #watch(): void {
     const { socket } = this
+    this.#watched = true
     let before = -1
     const timer = setInterval(() => {
       const { taken, waits } = this.#progress
