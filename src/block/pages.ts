@@ -6,6 +6,10 @@ export const MAX_PAGE = 16384
 const SECTOR_BITS = 9
 /** Pages that are found by a few bits of their keys. */
 const NEAR_MASK = 63
+/** Most pages that are looked at for one that is added. */
+const LOOKS_MOST = 256
+/** A page that is received by a promise is received so many turns of the microtask queue later at most. */
+const HELD_TURNS = 32
 
 /** A write of metadata: a copy of what was dirty, so that what changes meanwhile is not written too early. */
 export interface Patch {
@@ -21,6 +25,10 @@ export abstract class Page {
   /** Sectors that are being written. */
   writing = 0
   used = true
+  /** What the cache counts it for, bytes. */
+  counted = 0
+  /** How many times it is kept for who waits for it, see {@link PageCache.hold}. */
+  held = 0
 
   constructor(key: number) {
     this.key = key
@@ -44,7 +52,7 @@ export abstract class Page {
 
   /** Whether the page must stay in memory. */
   get pinned(): boolean {
-    return this.dirty !== 0 || this.writing !== 0
+    return this.dirty !== 0 || this.writing !== 0 || this.held !== 0
   }
 }
 
@@ -120,7 +128,7 @@ export class PageCache<P extends Page> {
     const loading = value.then(
       (page) => {
         this.#loading.delete(key)
-        return this.#pages.get(key) ?? this.add(page)
+        return this.hold(this.#pages.get(key) ?? this.add(page))
       },
       (error) => {
         this.#loading.delete(key)
@@ -131,16 +139,34 @@ export class PageCache<P extends Page> {
     return loading
   }
 
+  /**
+   * Keeps a page whose receiver gets it by a promise until it has had its turn: what is changed on a page that the cache has
+   * forgotten meanwhile would be lost.
+   */
+  hold(page: P): P {
+    page.held++
+    let turns = HELD_TURNS
+    const next = () => {
+      if (--turns > 0) void Promise.resolve().then(next)
+      else page.held--
+    }
+    next()
+    return page
+  }
+
   add(page: P): P {
     this.#pages.set(page.key, page)
-    this.#cost += page.cost
+    page.counted = page.cost
+    this.#cost += page.counted
     this.trim(page)
     return page
   }
 
-  /** Says that a page's cost was `before` until now. */
-  recount(page: P, before: number): void {
-    this.#cost += page.cost - before
+  /** Says that a page's cost has changed. */
+  recount(page: P): void {
+    if (this.#pages.get(page.key) !== page) return
+    this.#cost += page.cost - page.counted
+    page.counted = page.cost
   }
 
   values(): Iterable<P> {
@@ -153,7 +179,7 @@ export class PageCache<P extends Page> {
     if (page === undefined) return
     this.#pages.delete(key)
     this.#leave(page)
-    this.#cost -= page.cost
+    this.#cost -= page.counted
   }
 
   clear(): void {
@@ -167,10 +193,15 @@ export class PageCache<P extends Page> {
     if (this.#near[place] === page) this.#near[place] = undefined
   }
 
-  /** Takes memory back down to the limit, except from `keep`. */
+  /** Takes memory back down to the limit as far as that goes: after a commit, which made pages clean. */
+  relax(): void {
+    for (let looks = 2 * this.#pages.size; looks > 0 && this.#cost > this.limit; looks -= LOOKS_MOST) this.trim()
+  }
+
+  /** Takes memory back down to the limit, except from `keep`, by a look at so many pages. */
   trim(keep?: P): void {
     if (this.#cost <= this.limit) return
-    let looks = Math.min(2 * this.#pages.size, 256)
+    let looks = Math.min(2 * this.#pages.size, LOOKS_MOST)
     for (const page of this.#pages.values()) {
       if (looks-- <= 0 || this.#cost <= this.limit) return
       this.#pages.delete(page.key)
@@ -179,13 +210,12 @@ export class PageCache<P extends Page> {
         this.#pages.set(page.key, page)
         continue
       }
-      const before = page.cost
       if (page.shrink()) {
         this.#pages.set(page.key, page)
-        this.#cost += page.cost - before
+        this.recount(page)
       } else {
         this.#leave(page)
-        this.#cost -= before
+        this.#cost -= page.counted
       }
     }
   }

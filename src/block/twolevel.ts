@@ -543,7 +543,8 @@ export class TwoLevelImage implements Image {
 
   #writable(cluster: number): Now<TablePage> {
     const table = Math.floor(cluster / this.#format.l2Entries)
-    if (this.#table(table) === 0) return after(this.#makeTable(table), () => this.#writable(cluster))
+    if (this.#table(table) === 0)
+      return after(this.#makeTable(table), () => after(this.#writable(cluster), (page) => this.#pages.hold(page)))
     return this.#page(Math.floor(cluster / this.#perPage))
   }
 

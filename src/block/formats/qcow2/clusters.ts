@@ -264,6 +264,7 @@ export class ClusterMap {
     const cluster = this.#parts.allocator.next(end - index)
     if (cluster < 0) return -1
     const place = cluster * this.#clusterSize
+    this.#open(slice)
     for (let each = index; each < end; each++) slice.set(each, place + (each - index) * this.#clusterSize, COPIED)
     this.#links = true
     return place + within
@@ -435,6 +436,7 @@ export class ClusterMap {
         settlePages(slices, written)
         if (written) {
           for (const table of fresh) this.#fresh.delete(table)
+          this.#slices.relax()
           return
         }
         for (const sector of sectors) this.#l1Dirty.add(sector)
@@ -682,9 +684,19 @@ export class ClusterMap {
   #writable(cluster: number): Now<Slice> {
     const table = Math.floor(cluster / this.#perTable)
     if (this.table(table) === 0 || !this.#tableCopied(table)) {
-      return after(this.#makeTable(table), () => this.#writable(cluster))
+      return after(this.#makeTable(table), () => after(this.#writable(cluster), (page) => this.#slices.hold(page)))
     }
-    return this.#slice(Math.floor(cluster / this.#perSlice))
+    const slice = this.#slice(Math.floor(cluster / this.#perSlice))
+    return slice instanceof Promise ? slice.then((slice) => this.#open(slice)) : this.#open(slice)
+  }
+
+  /** Makes room in memory for changes of a slice. */
+  #open(slice: Slice): Slice {
+    if (slice.compact) {
+      slice.bytes()
+      this.#slices.recount(slice)
+    }
+    return slice
   }
 
   #makeTable(index: number): Now<void> {

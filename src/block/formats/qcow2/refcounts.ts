@@ -373,7 +373,7 @@ export class Refcounts {
       tableClusters: this.tableClusters,
       settle: (written) => {
         settlePages(pages, written)
-        if (written) return
+        if (written) return this.#cache.relax()
         for (const sector of sectors) this.#tableDirty.add(sector)
         for (const offset of fresh) this.#fresh.add(offset)
         this.#moved ||= moved
