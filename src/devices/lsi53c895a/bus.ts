@@ -242,6 +242,10 @@ export class ScsiBus {
     const phase = numberOf(saved.phase, 7, -1)
     const [attention, acknowledge] = [flagOf(saved.attention), flagOf(saved.acknowledge)]
     const messageOut = [...bytesOf(saved.messageOut, MESSAGE_LIMIT + 4)]
+    const command = nexuses.some(({ nexus, task }) => nexus === current && task !== null)
+    const needed = phase === PHASE_DATA_IN || phase === PHASE_DATA_OUT || phase === PHASE_STATUS
+    if (phase >= 0 && (current === undefined || (needed && !command)))
+      throw new RangeError(`the saved SCSI state is in phase ${phase} of nothing`)
     const units = targets.map(({ id, units }) => {
       const target = this.#targets.get(numberOf(id, 15))
       if (target === undefined) throw new RangeError(`the saved SCSI state has a target ${String(id)}`)

@@ -307,3 +307,24 @@ test.each([
   expect(() => chip.device.restore(bad)).toThrow(RangeError)
   expect(chip.device.config.read(4, 2)).toBe(0)
 })
+
+test.each([0, 1, 3])('phase %i without a connection or without its command is a RangeError', async (phase) => {
+  const chip = ready(machine())
+  chip.faulty.hold()
+  chip.run(...io(chip, READ(4, 1024), { data: [s.move(1024 * 512, LARGE, s.DATA_IN)] }))
+  await microtasks()
+  const state = fieldsOf(chip.device.save())
+  const bus = fieldsOf(state.bus)
+  const connections = fieldsOf(bus.connections)
+  expect(connections.current).toBe(0)
+  const [nexus] = connections.nexuses as Record<string, never>[]
+  for (const spoiled of [
+    { ...connections, current: -1 },
+    { ...connections, nexuses: [{ ...nexus, task: null }] },
+  ]) {
+    const other = machine()
+    const bad = { ...state, bus: { ...bus, phase, connections: spoiled } }
+    expect(() => other.device.restore(structuredClone(bad))).toThrow(RangeError)
+    other.bus.clock.turn()
+  }
+})
