@@ -85,3 +85,21 @@ test.each([
   expect(waited).toBe(READS)
   while (ended() === null) await turn()
 })
+
+test.each([
+  ['by system calls', true],
+  ['by Node', false],
+])('one that takes less than makes room for more is no less alive (%s)', async (_, hastens) => {
+  const { client, ended } = await halfOpen(hastens)
+  await patience()
+  for (let round = 0; round < 3; round++) {
+    for (let length = 0; length < 64 << 10; ) {
+      const piece: Buffer | null = client.read()
+      if (piece === null) await new Promise((resolve) => client.once('readable', resolve))
+      length += piece?.length ?? 0
+    }
+    await patience()
+  }
+  for (let i = 0; i < 20; i++) await turn()
+  expect(ended()).toBe(null)
+})

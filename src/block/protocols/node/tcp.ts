@@ -14,6 +14,8 @@ import { libc } from './libc.ts'
 // socket(7)
 const SOL_SOCKET = 1
 const SO_SNDBUF = 7
+// tcp(7), unix(7): what the kernel holds that the other end has not taken
+const SIOCOUTQ = 0x5411
 /** What the kernel is asked to hold of what was sent, bytes: more than a reply, so that the next is made while it is taken. */
 const SEND_BUFFER = Uint32Array.of(512 << 10)
 /** Longest range of a file that is forwarded, bytes: what the socket does not take is copied in the same turn of the event loop. */
@@ -39,6 +41,14 @@ interface Handle {
 
 function handleOf(socket: net.Socket): Handle | undefined {
   return (Reflect.get(socket, '_handle') as Handle | null | undefined) ?? undefined
+}
+
+/** Bytes that the kernel holds for the other end, where it tells. */
+function heldOf(socket: net.Socket): number {
+  const fd = handleOf(socket)?.fd ?? -1
+  const held = new Uint32Array(1)
+  if (fd < 0 || (libc()?.ioctl(fd, SIOCOUTQ, new Uint8Array(held.buffer)) ?? -1) < 0) return 0
+  return held[0]!
 }
 
 /** A Node socket as a {@link ByteStream}. */
@@ -151,11 +161,13 @@ export class SocketStream implements ByteStream {
   #watch(): void {
     const { socket } = this
     this.#watched = true
-    let before = -1
+    let before = Number.NaN
     const timer = setInterval(() => {
       const { taken, waits } = this.#progress
-      if (waits && taken === before) socket.destroy()
-      before = taken
+      // The kernel asks for more only once there is much room: what makes less of it is progress too.
+      const now = taken - heldOf(socket)
+      if (waits && now === before) socket.destroy()
+      before = now
     }, PATIENCE_MS)
     timer.unref()
     socket.once('close', () => clearInterval(timer))
