@@ -156,8 +156,9 @@ describe.skipIf(lacks('qemu-nbd', 'qemu-img'))('a server that dies again and aga
     const device = await openNode(`driver=nbd,path=${socket},reconnect-delay=60,open-timeout=10`, {}, true)
     const model = new Uint8Array(8 * MiB)
     const { below } = random(86)
+    let kills = 0
     const write = async (slot: number) => {
-      for (let i = 0; i < 60; i++) {
+      for (let i = 0; i < 60 || kills < 4; i++) {
         const at = slot * MiB + below(MiB - 70_000)
         const bytes = new Uint8Array(1 + below(70_000)).fill(1 + below(255))
         model.set(bytes, at)
@@ -172,7 +173,6 @@ describe.skipIf(lacks('qemu-nbd', 'qemu-img'))('a server that dies again and aga
     }
     let done = false
     const work = Promise.all(Array.from({ length: 8 }, (_, slot) => write(slot))).then(() => (done = true))
-    let kills = 0
     while (!done && kills < 12) {
       await new Promise((resolve) => setTimeout(resolve, below(60)))
       await stop()

@@ -1,7 +1,7 @@
 /** The NBD protocol (proto.md): our client against our server, and raw bytes against each. */
 import net from 'node:net'
 import { afterEach, describe, expect, test } from 'vitest'
-import { asDevice, type BlockDriver } from '../../../src/block/device.ts'
+import { asDevice, type BlockDevice, type BlockDriver } from '../../../src/block/device.ts'
 import { BlockError } from '../../../src/block/error.ts'
 import { Overlay } from '../../../src/block/filters/overlay.ts'
 import { bytesVec } from '../../../src/block/iovec.ts'
@@ -271,6 +271,28 @@ describe('reconnect', () => {
     expect(Buffer.compare(kept(0, 2048), pattern(4096, 2).subarray(0, 2048))).toBe(0)
     expect(Buffer.compare(kept(2048, 4096), pattern(4096, 3))).toBe(0)
     expect(Buffer.compare(kept(8192, 512), pattern(512, 4))).toBe(0)
+    expect(sockets.length).toBe(2)
+  })
+
+  test.each([
+    ['write', (client: BlockDevice) => client.write(1024, bytesVec(pattern(2048, 2)), { fua: true }), pattern(2048, 2)],
+    ['zeroing', (client: BlockDevice) => client.zero(1024, 2048), new Uint8Array(2048)],
+  ] as const)('does not bring back what a later %s, durable or not, had replaced', async (_, change, expected) => {
+    const device = asDevice(new Memory(MiB))
+    const sockets: net.Socket[] = []
+    const port = await listen((socket) => {
+      sockets.push(socket)
+      void serveNbd(new SocketStream(socket, 'client'), { exports: [{ name: '', device }] })
+    })
+    const client = await connect(port, '', { reconnectDelay: 30 })
+    await client.write(0, bytesVec(pattern(4096, 1)))
+    await change(client)
+    sockets.at(-1)!.destroy()
+    const back = new Uint8Array(4096)
+    await client.read(0, bytesVec(back))
+    const model = pattern(4096, 1)
+    model.set(expected, 1024)
+    expect(Buffer.compare(back, model)).toBe(0)
     expect(sockets.length).toBe(2)
   })
 

@@ -252,7 +252,8 @@ export class NbdClient implements BlockDriver {
       if (journal !== undefined && !request.again) {
         const { command, flags, mark } = request
         if (mark !== undefined) journal.forget(mark)
-        else if (KEPT.includes(command) && (flags & wire.CMD_FLAG_FUA) === 0) this.#noteWritten(journal, request)
+        else if (KEPT.includes(command) && ((flags & wire.CMD_FLAG_FUA) === 0 || journal.meets(request)))
+          this.#noteWritten(journal, request)
       }
       request.resolve()
     }

@@ -14,7 +14,7 @@ const ENTRY_COST = 64
 /** Most entries that are written again at a time. */
 const MAX_BATCH = 64
 
-/** Changes that no flush has covered yet, in the order in which they completed. */
+/** Changes that no flush has covered yet, and durable ones that replaced some of them, in the order in which they completed. */
 export class Journal {
   #entries: { readonly id: number; readonly written: Written }[] = []
   #lastId = 0
@@ -29,6 +29,11 @@ export class Journal {
   add(written: Written): void {
     this.#entries.push({ id: ++this.#lastId, written })
     this.#bytes += cost(written)
+  }
+
+  /** Whether anything in it touches these bytes: what comes after that must be in it too, or is lost when it is written again. */
+  meets({ at, length }: Pick<Written, 'at' | 'length'>): boolean {
+    return this.#entries.some(({ written }) => touch(written, at, length))
   }
 
   /** What is in it now, for {@link forget}. */
@@ -48,7 +53,7 @@ export class Journal {
     let batch: Written[] = []
     for (const { written } of [...this.#entries]) {
       const { at, length } = written
-      const meets = batch.some((other) => at < other.at + other.length && other.at < at + length)
+      const meets = batch.some((other) => touch(other, at, length))
       if (meets || batch.length === MAX_BATCH) {
         yield batch
         batch = []
@@ -57,6 +62,10 @@ export class Journal {
     }
     if (batch.length > 0) yield batch
   }
+}
+
+function touch(one: Written, at: number, length: number): boolean {
+  return at < one.at + one.length && one.at < at + length
 }
 
 function cost({ payload }: Written): number {
