@@ -5,7 +5,8 @@ import { asDevice } from '../../../src/block/device.ts'
 import { Memory } from '../../../src/block/protocols/memory.ts'
 import { serveNbd } from '../../../src/block/protocols/nbd/server.ts'
 import * as wire from '../../../src/block/protocols/nbd/wire.ts'
-import { SocketStream } from '../../../src/block/protocols/node/tcp.ts'
+import { SocketStream, tlsServer } from '../../../src/block/protocols/node/tcp.ts'
+import type { ByteStream } from '../../../src/block/protocols/stream.ts'
 import { temporaryFolder } from '../../tools.ts'
 
 const MiB = 1 << 20
@@ -102,4 +103,38 @@ test.each([
   }
   for (let i = 0; i < 20; i++) await turn()
   expect(ended()).toBe(null)
+})
+
+test.each([
+  ['before it is there', true],
+  ['after that', false],
+])('one that asks for TLS and sends no more leaves nothing behind (%s)', async (_, before) => {
+  const path = folder.file(`${count++}`)
+  let ended = false
+  let accepted: net.Socket | undefined
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'setInterval', 'clearInterval'] })
+  const server = net.createServer((socket) => {
+    accepted = socket
+    const startTls = async (stream: ByteStream) => {
+      for (let i = 0; before && i < 20; i++) await turn()
+      return tlsServer({})(stream)
+    }
+    void serveNbd(new SocketStream(socket, 'client'), { exports: [], startTls }).then(() => {
+      ended = true
+    })
+  })
+  await new Promise<void>((resolve) => server.listen(path, resolve))
+  closers.push(() => server.close())
+  const client = net.connect({ path, allowHalfOpen: true })
+  closers.push(() => client.destroy())
+  client.resume()
+  client.write(wire.join(wire.pack([4, 1]), wire.pack([8, wire.OPTION_MAGIC], [4, wire.OPT_STARTTLS], [4, 0])))
+  if (!before) for (let i = 0; i < 50; i++) await turn()
+  client.end()
+  for (let second = 0; second < 30; second++) {
+    for (let i = 0; i < 20; i++) await turn()
+    vi.advanceTimersByTime(1000)
+  }
+  for (let i = 0; i < 20; i++) await turn()
+  expect([ended, accepted?.destroyed, vi.getTimerCount()]).toEqual([true, true, 0])
 })

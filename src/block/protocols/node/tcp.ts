@@ -60,7 +60,7 @@ export class SocketStream implements ByteStream {
   readonly #room = new Room()
   /** Moves the bytes in Node's place. */
   #connection: Connection | undefined
-  #watched = false
+  #watched: NodeJS.Timeout | undefined
 
   constructor(socket: net.Socket, peer: string) {
     this.peer = peer
@@ -147,7 +147,7 @@ export class SocketStream implements ByteStream {
     if (this.#connection !== undefined) this.#connection.drain(() => this.socket.destroy())
     else this.socket.end(() => this.socket.destroy())
     // Who sends no more may be slow to take what it asked for, and is watched.
-    if (!this.#watched) setTimeout(() => this.socket.destroy(), 1000).unref()
+    if (this.#watched === undefined) setTimeout(() => this.socket.destroy(), 1000).unref()
   }
 
   /** Bytes that the kernel took, and whether there are others. */
@@ -160,7 +160,6 @@ export class SocketStream implements ByteStream {
   /** Breaks the stream once nothing more is taken of what waits: who sends no more could hold it so for ever. */
   #watch(): void {
     const { socket } = this
-    this.#watched = true
     let before = Number.NaN
     const timer = setInterval(() => {
       const { taken, waits } = this.#progress
@@ -170,11 +169,14 @@ export class SocketStream implements ByteStream {
       before = now
     }, PATIENCE_MS)
     timer.unref()
+    this.#watched = timer
     socket.once('close', () => clearInterval(timer))
   }
 
   /** Lets go of the socket, so that TLS may take it over. */
   release(): net.Socket {
+    clearInterval(this.#watched)
+    this.#watched = undefined
     for (const event of ['data', 'error', 'end', 'close', 'drain']) this.socket.removeAllListeners(event)
     return this.socket
   }
