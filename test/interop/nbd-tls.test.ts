@@ -132,19 +132,8 @@ describe.skipIf(lacks('openssl', 'qemu-nbd', 'nbdinfo', 'psktool'))('TLS', () =>
     const x509 = (dir: string, endpoint: string) =>
       `tls-creds-x509,id=tls0,dir=${dir},endpoint=${endpoint},verify-peer=yes`
     const port = await freePort()
-    const ended = run(
-      '-p',
-      String(port),
-      '-e',
-      '0',
-      '-f',
-      'raw',
-      '--object',
-      x509(server, 'server'),
-      '--tls-creds',
-      'tls0',
-      image,
-    )
+    const served = ['-f', 'raw', '--object', x509(server, 'server'), '--tls-creds', 'tls0', image]
+    const ended = run('-p', String(port), '-e', '0', ...served)
     await listens(port)
     const node = `driver=nbd,host=localhost,port=${port},tls-creds=tls0`
     const theirs = (dir: string) =>
@@ -167,22 +156,7 @@ describe.skipIf(lacks('openssl', 'qemu-nbd', 'nbdinfo', 'psktool'))('TLS', () =>
     expect(await ended).toMatchObject({ status: 0 })
 
     const [reverse, mismatch] = [await freePort(), 'tls-hostname=elsewhere']
-    const child = spawn('qemu-nbd', [
-      '-t',
-      '-p',
-      String(reverse),
-      '-b',
-      '127.0.0.1',
-      '-e',
-      '5',
-      '-f',
-      'raw',
-      '--object',
-      x509(server, 'server'),
-      '--tls-creds',
-      'tls0',
-      image,
-    ])
+    const child = spawn('qemu-nbd', ['-t', '-p', String(reverse), '-b', '127.0.0.1', '-e', '5', ...served])
     own.ends.push(() => child.kill())
     await listens(reverse)
     const back = `driver=nbd,host=localhost,port=${reverse},tls-creds=tls0`

@@ -1,10 +1,11 @@
 /** `block86 img check`: checks an image, and repairs it. */
 
+import type { CheckResult } from '../../block/checkresult.ts'
 import type { BlockDevice } from '../../block/device.ts'
 import { errnoOf } from '../../block/error.ts'
 import { checkQcow2 } from '../../block/formats/qcow2/check.ts'
 import { readImageHeader } from '../../block/formats/qcow2/image.ts'
-import { checkQed } from '../../block/formats/qed/check.ts'
+import { checkQed, type QedCheckResult } from '../../block/formats/qed/check.ts'
 import { readQedHeader } from '../../block/formats/qed/index.ts'
 import { parseFileName } from '../node-options.ts'
 import { cacheMode, outputFormat, parse } from './arguments.ts'
@@ -26,20 +27,8 @@ const USAGE = `usage: block86 img check [--object OBJECTDEF] [--image-opts] [-q]
 Exit status: 0 no errors, 1 the check failed, 2 the image is corrupt, 3 it has leaked clusters, 63 its format has no checks.
 `
 
-/** What a check found; the names are those of `--output=json`. */
-interface Found {
-  'image-end-offset': number
-  'total-clusters': number
-  'allocated-clusters': number
-  'fragmented-clusters': number
-  'compressed-clusters'?: number
-  corruptions: number
-  leaks: number
-  'corruptions-fixed': number
-  'leaks-fixed': number
-  'check-errors': number
-  messages: string[]
-}
+/** What a check found: QED compresses nothing. */
+type Found = QedCheckResult & Partial<CheckResult>
 
 /** Runs the verb. */
 export async function check(argv: readonly string[], console: Console): Promise<number> {

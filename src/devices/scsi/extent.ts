@@ -3,7 +3,7 @@
 import type { Disk } from '../../block/disk.ts'
 import { errnoOf } from '../../block/error.ts'
 import type { IoVec } from '../../block/iovec.ts'
-import { after, isLater, type Now, repeat, rescue } from '../../block/now.ts'
+import { after, type Now, repeat, rescue } from '../../block/now.ts'
 import { conditionOf } from './failure.ts'
 import { CheckCondition, type Condition, UNRECOVERED_READ_ERROR, WRITE_ERROR } from './sense.ts'
 import type { DataSink, DataSource } from './transfer.ts'
@@ -25,6 +25,12 @@ const FORCED = { fua: true } as const
 /** Runs `request` over all of `vector`, in pieces of up to {@link REQUEST_LIMIT}; where one fails, {@link findFault} finds the block. */
 function inPieces(place: Place, at: number, vector: IoVec, request: Request, otherwise: Condition): Now<void> {
   const length = vector.byteLength
+  if (length <= REQUEST_LIMIT) {
+    return rescue(
+      () => request(at, vector),
+      (error) => findFault(place, at, vector, request, otherwise, error, 0),
+    )
+  }
   let done = 0
   return repeat(() => {
     const part = vector.slice(done, Math.min(done + REQUEST_LIMIT, length))
@@ -100,19 +106,7 @@ export class ReadExtent implements DataSource {
 
   read(at: number, into: IoVec): Now<void> {
     const place = this.#place
-    const { disk } = place
-    const start = place.at + at
-    const request: Request = (from, part) => disk.read(from, part)
-    if (into.byteLength > REQUEST_LIMIT) return inPieces(place, start, into, request, UNRECOVERED_READ_ERROR)
-    let read: Now<void>
-    try {
-      read = disk.read(start, into)
-    } catch (error) {
-      return findFault(place, start, into, request, UNRECOVERED_READ_ERROR, error, 0)
-    }
-    if (isLater(read)) {
-      return read.catch((error) => findFault(place, start, into, request, UNRECOVERED_READ_ERROR, error, 0))
-    }
+    return inPieces(place, place.at + at, into, (from, part) => place.disk.read(from, part), UNRECOVERED_READ_ERROR)
   }
 }
 
@@ -135,20 +129,8 @@ export class WriteExtent implements DataSink {
 
   write(at: number, from: IoVec): Now<void> {
     const place = this.#place
-    const { disk } = place
-    const start = place.at + at
     const options = this.#fua ? FORCED : undefined
-    const request: Request = (to, part) => disk.write(to, part, options)
-    if (from.byteLength > REQUEST_LIMIT) return inPieces(place, start, from, request, WRITE_ERROR)
-    let written: Now<void>
-    try {
-      written = disk.write(start, from, options)
-    } catch (error) {
-      return findFault(place, start, from, request, WRITE_ERROR, error, 0)
-    }
-    if (isLater(written)) {
-      return written.catch((error) => findFault(place, start, from, request, WRITE_ERROR, error, 0))
-    }
+    return inPieces(place, place.at + at, from, (to, part) => place.disk.write(to, part, options), WRITE_ERROR)
   }
 
   end(): Now<void> {

@@ -212,16 +212,10 @@ export class Task {
   /** Runs a command's handler, and what follows from it. */
   run(handler: (task: Task) => Now<void>): void {
     this.#begun = true
-    this.#lent = undefined
-    let asked: Now<void>
-    try {
-      asked = handler(this)
-    } catch (error) {
-      this.#failed(error)
-      return
-    }
-    if (isLater(asked)) void this.#await(asked, () => this.#begin())
-    else this.#begin()
+    void this.#attempt(
+      () => handler(this),
+      () => this.#begin(),
+    )
   }
 
   /** Names the memory that a handler's own request works on, so that an abort cuts it off; returns it. */
@@ -357,16 +351,10 @@ export class Task {
     if (this.#failure !== undefined) this.fail(this.#failure)
     else if (sink === undefined) this.end(this.status)
     else {
-      this.#lent = undefined
-      let ended: Now<void>
-      try {
-        ended = sink.end()
-      } catch (error) {
-        this.#failed(error)
-        return
-      }
-      if (isLater(ended)) void this.#await(ended, () => this.end(this.status))
-      else this.end(this.status)
+      void this.#attempt(
+        () => sink.end(),
+        () => this.end(this.status),
+      )
     }
   }
 
@@ -410,30 +398,24 @@ export class Task {
     stage.taken = 0
     stage.reading = true
     const into = bytesVec(stage.part(0, length))
-    this.#lent = into
-    const done = () => {
-      stage.reading = false
-      stage.filled = length
-    }
-    const failed = (error: unknown) => {
-      stage.reading = false
-      const moved = error instanceof CheckCondition ? error.moved : 0
-      if (moved === 0 || this.#aborted) this.fail(error)
-      else {
-        stage.filled = moved
-        this.length = this.transferred + moved
-        this.#failure = error
-      }
-    }
-    let read: Now<void>
-    try {
-      read = this.#source!.read(this.transferred, into)
-    } catch (error) {
-      failed(error)
-      return
-    }
-    if (isLater(read)) return this.#await(read, done, failed)
-    done()
+    return this.#attempt(
+      () => this.#source!.read(this.transferred, into),
+      () => {
+        stage.reading = false
+        stage.filled = length
+      },
+      into,
+      (error) => {
+        stage.reading = false
+        const moved = error instanceof CheckCondition ? error.moved : 0
+        if (moved === 0 || this.#aborted) this.fail(error)
+        else {
+          stage.filled = moved
+          this.length = this.transferred + moved
+          this.#failure = error
+        }
+      },
+    )
   }
 
   #give(part: IoVec): void {
@@ -487,20 +469,14 @@ export class Task {
     const from = bytesVec(stage.part(0, stage.filled))
     const start = this.transferred - stage.filled
     if (last) this.phase = 'busy'
-    this.#lent = from
-    const done = () => {
-      stage.filled = 0
-      if (last) this.#finishData()
-    }
-    let written: Now<void>
-    try {
-      written = this.#sink!.write(start, from)
-    } catch (error) {
-      this.#failed(error)
-      return
-    }
-    if (isLater(written)) void this.#await(written, done)
-    else done()
+    void this.#attempt(
+      () => this.#sink!.write(start, from),
+      () => {
+        stage.filled = 0
+        if (last) this.#finishData()
+      },
+      from,
+    )
   }
 
   /** Runs `start`; then exactly one of `done` and `failed`. What it returns never rejects. */
