@@ -22,6 +22,7 @@ const packages: Readonly<Record<string, string>> = {
   e2fsck: 'e2fsprogs',
   sg_vpd: 'sg3-utils',
   'mkfs.btrfs': 'btrfs-progs',
+  'mkfs.ext4': 'e2fsprogs',
   psktool: 'gnutls-bin',
   zsh: 'zsh',
   openssl: 'openssl',
