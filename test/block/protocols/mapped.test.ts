@@ -32,12 +32,12 @@ describe.runIf(calls !== undefined)('long reads from a mapping', () => {
     const content = pattern(1 << 20, 7)
     const { fd, map } = make('content', content)
     const pieces = [new Uint8Array(4 * KIB), new Uint8Array(100 * KIB + 1), new Uint8Array(3 * KIB - 1)]
-    expect(map.read(12_345, bytesVec(...pieces))).toBe(true)
+    expect(map.read(12_345, bytesVec(...pieces))).toBe(bytesVec(...pieces).byteLength)
     same(bytesVec(...pieces).gather(), content.subarray(12_345, 12_345 + 107 * KIB))
     const fresh = pattern(64 * KIB, 8)
     fs.writeSync(fd, fresh, 0, fresh.length, 200_000)
     const back = new Uint8Array(64 * KIB)
-    expect(map.read(200_000, bytesVec(back))).toBe(true)
+    expect(map.read(200_000, bytesVec(back))).toBe(back.length)
     same(back, fresh)
     map.close()
     fs.closeSync(fd)
@@ -46,19 +46,19 @@ describe.runIf(calls !== undefined)('long reads from a mapping', () => {
   test('do nothing where the page cache lacks a page, the file has become shorter, or the memory was taken back', async () => {
     const { path, fd, map } = make('lacks', pattern(1 << 20, 9))
     const back = new Uint8Array(64 * KIB)
-    expect(map.read(0, bytesVec(back))).toBe(true)
+    expect(map.read(0, bytesVec(back))).toBe(back.length)
     const revoked = bytesVec(back)
     revoked.revoke()
     expect(await outcome(async () => void map.read(0, revoked))).toBe('ECANCELED')
     fs.ftruncateSync(fd, 100 * KIB)
     back.fill(0)
-    expect(map.read(50 * KIB, bytesVec(back))).toBe(false)
-    expect(map.read(512 * KIB, bytesVec(back))).toBe(false)
-    expect(map.read(2 ** 40, bytesVec(back))).toBe(false)
+    expect(map.read(50 * KIB, bytesVec(back))).toBe(0)
+    expect(map.read(512 * KIB, bytesVec(back))).toBe(0)
+    expect(map.read(2 ** 40, bytesVec(back))).toBe(0)
     // A window keeps pages from being dropped while they are mapped in, but not those that were never touched.
     map.close()
     execFileSync('dd', [`of=${path}`, 'oflag=nocache', 'conv=notrunc,fdatasync', 'count=0'], { stdio: 'ignore' })
-    expect(map.read(0, bytesVec(back))).toBe(false)
+    expect(map.read(0, bytesVec(back))).toBe(0)
     same(back, new Uint8Array(64 * KIB))
     map.close()
     fs.closeSync(fd)
@@ -67,13 +67,13 @@ describe.runIf(calls !== undefined)('long reads from a mapping', () => {
   test('are not for what is short, too long, or lies in two windows', () => {
     const { fd, map } = make('sizes', pattern(1 << 20, 3), WINDOW - (512 << 10))
     const read = (at: number, length: number) => map.read(at, bytesVec(new Uint8Array(length)))
-    expect(read(WINDOW - 256 * KIB, 256 * KIB)).toBe(true)
-    expect(read(WINDOW, 256 * KIB)).toBe(true)
-    expect(read(WINDOW, 32 * KIB)).toBe(false)
-    expect(read(WINDOW - 128 * KIB, 256 * KIB)).toBe(false)
-    expect(read(WINDOW, 260 * KIB)).toBe(false)
+    expect(read(WINDOW - 256 * KIB, 256 * KIB)).toBe(256 * KIB)
+    expect(read(WINDOW, 256 * KIB)).toBe(256 * KIB)
+    expect(read(WINDOW, 32 * KIB)).toBe(0)
+    expect(read(WINDOW - 128 * KIB, 256 * KIB)).toBe(0)
+    expect(read(WINDOW, 1028 * KIB)).toBe(0)
     const pieces = Array.from({ length: 16 }, () => new Uint8Array(4 * KIB))
-    expect(map.read(WINDOW, bytesVec(...pieces))).toBe(false)
+    expect(map.read(WINDOW, bytesVec(...pieces))).toBe(0)
     map.close()
     fs.closeSync(fd)
   })
@@ -94,6 +94,46 @@ describe.runIf(calls !== undefined)('long reads from a mapping', () => {
     expect(isMapped(path)).toBe(local)
     await disk.close()
     expect(isMapped(path)).toBe(false)
+  })
+
+  test('are for each part of a longer read that the page cache has', async () => {
+    const path = folder.file('long.raw')
+    const content = pattern(6 << 20, 8)
+    fs.writeFileSync(path, content)
+    const disk = await openImage(path, { format: 'raw', gate: 'any' })
+    for (let i = 0; i < 200; i++) {
+      if (i % 50 === 49) {
+        const dropped = ['oflag=nocache', 'conv=notrunc,fdatasync', 'count=0', 'bs=4096', `seek=${i * 7}`]
+        execFileSync('dd', [`of=${path}`, ...dropped], { stdio: 'ignore' })
+      }
+      const back = new Uint8Array(200 * KIB + ((i * 87_654) % (1024 * KIB)))
+      const at = (i * 300_007) % (content.length - back.length)
+      const half = Math.floor(back.length / 2) + (i % 7)
+      await disk.read(at, bytesVec(back.subarray(0, half), back.subarray(half)))
+      same(back, content.subarray(at, at + back.length))
+    }
+    expect(isMapped(path)).toBe(fs.statfsSync(path).type !== 0x794c7630)
+    await disk.close()
+    expect(isMapped(path)).toBe(false)
+  })
+
+  test('leave the rest of a long read to others where the pages have to be mapped first', () => {
+    const { fd } = make('slow', pattern(1 << 20, 4))
+    const slow = {
+      ...calls!,
+      copy(to: number, from: number, length: number) {
+        calls!.copy(to, from, length)
+        for (const end = performance.now() + 0.2; performance.now() < end; );
+      },
+    }
+    const map = new Mapped(slow, new Addresses(calls!), fd, 1)
+    const back = new Uint8Array(1 << 20)
+    expect(map.read(0, bytesVec(back))).toBe(256 * KIB)
+    same(back.subarray(0, 256 * KIB), pattern(1 << 20, 4).subarray(0, 256 * KIB))
+    expect(map.read(0, bytesVec(back.subarray(256 * KIB), back.subarray(0, 100 * KIB)))).toBe(256 * KIB)
+    expect(map.read(0, bytesVec(back.subarray(0, 256 * KIB)))).toBe(256 * KIB)
+    map.close()
+    fs.closeSync(fd)
   })
 
   test('are left out where mincore would not tell the truth', () => {

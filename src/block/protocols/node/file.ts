@@ -247,13 +247,12 @@ export class FileDriver implements BlockDriver {
 
   #readSteps(at: number, into: IoVec): number {
     const length = into.byteLength
-    if (length >= MAPPED_MIN && this.parts.mapped?.read(at, into)) return length
-    if (length <= READ_STEP) return this.#readNow(at, into)
-    for (let done = 0; done < length; ) {
-      const wanted = Math.min(READ_STEP, length - done)
-      const read = this.#readNow(at + done, into.slice(done, done + wanted))
-      done += read
-      if (read < wanted) return done
+    if (length < MAPPED_MIN) return this.#readNow(at, into)
+    for (let from = this.parts.mapped?.read(at, into) ?? 0; from < length; ) {
+      const wanted = Math.min(READ_STEP, length - from)
+      const read = this.#readNow(at + from, into.slice(from, from + wanted))
+      from += read
+      if (read < wanted) return from
     }
     return length
   }

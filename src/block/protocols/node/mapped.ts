@@ -1,5 +1,6 @@
 /** Long reads of what the page cache holds, copied from a mapping of the file: the kernel's own copy takes longer. */
 import fs from 'node:fs'
+import { performance } from 'node:perf_hooks'
 import { isMainThread } from 'node:worker_threads'
 import type { IoVec } from '../../iovec.ts'
 import type { Libc } from './libc.ts'
@@ -8,8 +9,14 @@ import type { Addresses } from './vector.ts'
 
 /** Shortest read that is worth it, bytes. */
 export const MAPPED_MIN = 64 << 10
-/** Longest that is taken, bytes: pages that are touched for the first time cost a fault each few, up to 2 ms for 1 MiB. */
-const MAPPED_MAX = 256 << 10
+/** Longest, bytes. */
+const MAPPED_MAX = 1 << 20
+/**
+ * What is copied at a time, bytes, and how long that takes at most, ms, where it goes on so: pages that are touched for the first time
+ * cost a fault each few, up to 2 ms for 1 MiB.
+ */
+const STEP = 256 << 10
+const TOUCHING = 0.1
 /** Bytes that are mapped together: giving up so many pages must not take long either. */
 const WINDOW = 64 << 20
 /** Most windows of a file: 8 GiB, and 16 MiB of page tables. */
@@ -59,26 +66,46 @@ export class Mapped {
     this.#second = second
   }
 
-  /** Reads all of `into`, or nothing: false unless the page cache holds every byte of it. */
-  read(at: number, into: IoVec): boolean {
+  /**
+   * Reads `into` from its start on and answers how many bytes: 0 unless the page cache holds all of it, and not all of it where that
+   * would take too long.
+   */
+  read(at: number, into: IoVec): number {
     const length = into.byteLength
-    if (length < MAPPED_MIN || length > MAPPED_MAX) return false
+    if (length < MAPPED_MIN || length > MAPPED_MAX) return 0
     const index = Math.floor(at / WINDOW)
     const within = at - index * WINDOW
     const views = into.views()
-    if (within + length > WINDOW || views.length * PIECE_MIN > length) return false
+    if (within + length > WINDOW || views.length * PIECE_MIN > length) return 0
     const window = this.#windows.get(index) ?? this.#add(index)
     window.used = ++this.#reads
-    if (window.address === 0 && (++window.reads < this.#readsMin || !this.#map(index, window))) return false
-    if (!isCached(this.#libc, this.#fd, at, window.address + within, length, this.#pages)) return false
-    let from = window.address + within
+    if (window.address === 0 && (++window.reads < this.#readsMin || !this.#map(index, window))) return 0
+    if (length > STEP) this.#second?.expect()
+    if (!isCached(this.#libc, this.#fd, at, window.address + within, length, this.#pages)) return 0
+    return this.#copy(window.address + within, views, length)
+  }
+
+  #copy(from: number, views: readonly Uint8Array[], length: number): number {
+    let start = length > STEP ? performance.now() : 0
+    let done = 0
+    let step = STEP
     for (const view of views) {
       const to = this.#addresses.of(view)
-      if (this.#second === undefined) this.#libc.copy(to, from, view.length)
-      else this.#second.copy(to, from, view.length)
-      from += view.length
+      for (let at = 0; at < view.length; ) {
+        const part = Math.min(view.length - at, step)
+        if (this.#second === undefined) this.#libc.copy(to + at, from + done, part)
+        else this.#second.copy(to + at, from + done, part)
+        at += part
+        done += part
+        step -= part
+        if (step > 0 || done === length) continue
+        const now = performance.now()
+        if (now - start > TOUCHING) return done
+        start = now
+        step = STEP
+      }
     }
-    return true
+    return done
   }
 
   /** Gives all windows up. */

@@ -106,6 +106,12 @@ export class Second {
     return !this.#failed && Atomics.load(this.#words, READY) === 1
   }
 
+  /** Says that several copies follow each other now: the thread is woken up if it is to help with them. */
+  expect(): void {
+    this.#last = this.#clock()
+    if (this.#shares && this.ready && Atomics.load(this.#words, ASLEEP) === 1) Atomics.notify(this.#words, JOB)
+  }
+
   /** Copies `length` bytes. */
   copy(to: number, from: number, length: number): void {
     const begin = this.#clock()
