@@ -150,10 +150,20 @@ export class ScsiBus {
     else this.#afterMessages(nexus)
   }
 
-  /** Bytes that a data phase moves by {@link exchange}, without waiting for the medium. */
+  /** Bytes that a data phase best moves by {@link exchange}, without waiting for the medium. */
   get ready(): number {
-    const data = this.#phase === PHASE_DATA_IN || this.#phase === PHASE_DATA_OUT
-    return data ? this.#current!.task!.ready : 0
+    const task = this.#isData ? this.#current!.task! : undefined
+    return task === undefined || task.straight ? 0 : task.ready
+  }
+
+  /** Bytes that a data phase has left to move. */
+  get left(): number {
+    const task = this.#isData ? this.#current!.task! : undefined
+    return task === undefined ? 0 : task.length - task.transferred
+  }
+
+  get #isData(): boolean {
+    return this.#phase === PHASE_DATA_IN || this.#phase === PHASE_DATA_OUT
   }
 
   /**
@@ -187,7 +197,7 @@ export class ScsiBus {
    */
   transfer(vec: IoVec): Now<number> {
     const nexus = this.#current
-    if (nexus === undefined || (this.#phase !== PHASE_DATA_IN && this.#phase !== PHASE_DATA_OUT)) return 0
+    if (nexus === undefined || !this.#isData) return 0
     return this.#moveData(nexus, vec)
   }
 
@@ -499,7 +509,7 @@ export class ScsiBus {
 
   /** The start of a data phase: it is not entered before there is something to move. */
   #begin(nexus: Nexus, task: Task): void {
-    const prepared = task.ready > 0 ? undefined : task.prepare()
+    const prepared = task.ready > 0 || task.straight ? undefined : task.prepare()
     if (isLater(prepared)) this.#wait(nexus, prepared)
     else if (task.phase === 'in') this.#phase = PHASE_DATA_IN
     else if (task.phase === 'out') this.#phase = PHASE_DATA_OUT
@@ -536,7 +546,11 @@ export class ScsiBus {
       return
     }
     const more =
-      task.phase === 'busy' ? task.next() : task.phase !== 'status' && task.ready === 0 ? task.prepare() : undefined
+      task.phase === 'busy'
+        ? task.next()
+        : task.phase !== 'status' && task.ready === 0 && !task.straight
+          ? task.prepare()
+          : undefined
     if (isLater(more)) {
       const generation = this.#generation
       const again = () => {

@@ -5,6 +5,7 @@ import { GuestVec } from '../dma.ts'
 import type { Bus, PciDevice, Saved, Window } from '../machine.ts'
 import { PciConfig } from '../pci.ts'
 import type { ScsiTarget } from '../scsi/index.ts'
+import type { Range } from './blockmoves.ts'
 import { ScsiBus } from './bus.ts'
 import { InterruptUnit } from './interrupts.ts'
 import { LowLevel, type LowLevelHost } from './lowlevel.ts'
@@ -357,10 +358,16 @@ export class Lsi53c895a implements PciDevice, ScriptsHost, LowLevelHost {
     return high === 0 && this.#machine.memory.contains(low, length) && this.config.busMaster
   }
 
-  memory(high: number, low: number, length: number): IoVec | undefined {
-    const ram = this.#ramOffset(low, length)
+  memory(ranges: readonly Range[]): IoVec | undefined {
+    const { low: start, count: length } = ranges[0]!
+    const ram = this.#ramOffset(start, length)
     if (ram >= 0) return bytesVec(this.#ram.subarray(ram, ram + length))
-    return this.#reaches(high, low, length) ? new GuestVec(this.#machine.memory).add(low, length) : undefined
+    const memory = new GuestVec(this.#machine.memory)
+    for (const { high, low, count } of ranges) {
+      if (this.#ramOffset(low, count) >= 0 || !this.#reaches(high, low, count)) break
+      memory.add(low, count)
+    }
+    return memory.byteLength > 0 ? memory : undefined
   }
 
   view(high: number, low: number, length: number): Uint8Array | undefined {
@@ -497,7 +504,7 @@ export class Lsi53c895a implements PciDevice, ScriptsHost, LowLevelHost {
       this.#bytes.set(registers)
       this.#ram.set(ram)
       this.config.restore(config)
-      const restored = this.bus.restore(bus, processor.move !== undefined)
+      const restored = this.bus.restore(bus, processor.moves !== undefined)
       this.#scripts.restore(processor)
       this.#interrupts.restore(...interrupts)
       if (timer >= 0) this.#startTimer(timer)

@@ -1,8 +1,9 @@
 /** The chip's part of a saved state: what is read is checked, or is a RangeError. */
 import type { Saved } from '../machine.ts'
 import { bytesOf, fieldsOf, flagOf, listOf, numberOf } from '../scsi/saved.ts'
+import { type BlockMove, TOGETHER } from './blockmoves.ts'
 import * as reg from './registers.ts'
-import type { Move, ProcessorState } from './scripts.ts'
+import type { Moves, ProcessorState } from './scripts.ts'
 
 /** Longest time that the general purpose timer may have left, ms. */
 const TIMER_LIMIT = 4000
@@ -38,7 +39,7 @@ export function stateOf(state: Saved, ramSize: number): LsiState {
       running: flagOf(processor.running),
       carry: flagOf(processor.carry),
       unanswered: flagOf(processor.unanswered),
-      move: processor.move === null ? undefined : moveOf(processor.move),
+      moves: processor.moves === null ? undefined : movesOf(processor.moves),
     },
     interrupts: [numberOf(dma, reg.DSTAT_INTERRUPTS), numberOf(scsi, 0xffff)],
     timer: numberOf(saved.timer, TIMER_LIMIT, -1),
@@ -48,19 +49,31 @@ export function stateOf(state: Saved, ramSize: number): LsiState {
 
 /** Writes what {@link stateOf} reads. */
 export function saveState(state: LsiState): Saved {
-  const { move, ...processor } = state.processor
-  return { ...state, processor: { ...processor, move: move === undefined ? null : { ...move } } }
+  const { moves, ...processor } = state.processor
+  const saved = moves === undefined ? null : { list: moves.list.map((move) => ({ ...move })), done: moves.done }
+  return { ...state, processor: { ...processor, moves: saved } }
 }
 
-function moveOf(state: Saved | undefined): Move {
+function movesOf(state: Saved | undefined): Moves {
   const saved = fieldsOf(state)
-  const count = numberOf(saved.count, 0xffffff)
+  const list = listOf(saved.list, TOGETHER).map(moveOf)
+  if (list.length === 0) throw new RangeError('the saved state moves nothing')
+  const done = list.reduce((sum, { count }) => sum + count, 0)
+  return { list, done: numberOf(saved.done, done) }
+}
+
+function moveOf(state: Saved): BlockMove {
+  const saved = fieldsOf(state)
   return {
+    at: numberOf(saved.at, 0xffffffff),
+    next: numberOf(saved.next, 0xffffffff),
+    instruction: numberOf(saved.instruction, 0xffffffff),
+    operand: numberOf(saved.operand, 0xffffffff),
+    entry: numberOf(saved.entry, 0xffffffff, -1),
     phase: numberOf(saved.phase, 7),
     opcode: numberOf(saved.opcode, 0xff),
-    count,
+    count: numberOf(saved.count, 0xffffff),
     high: numberOf(saved.high, 0xffffffff),
     low: numberOf(saved.low, 0xffffffff),
-    done: numberOf(saved.done, count),
   }
 }

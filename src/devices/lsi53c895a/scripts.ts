@@ -2,22 +2,20 @@
 import type { IoVec } from '../../block/iovec.ts'
 import { isLater } from '../../block/now.ts'
 import { Alu } from './alu.ts'
+import { type BlockMove, copyOf, MoveDecoder, type MoveSource, type Range, signed24 } from './blockmoves.ts'
 import type { ScsiBus } from './bus.ts'
 import * as reg from './registers.ts'
 
 /** What the processor needs of the chip around it. */
-export interface ScriptsHost {
-  readonly registers: DataView
+export interface ScriptsHost extends MoveSource {
   readonly bus: ScsiBus
   /** Reads a register with its side effects. */
   readRegister(offset: number): number
   /** Writes a register with its side effects. */
   writeRegister(offset: number, value: number): void
-  /** Reads a dword that SCRIPTS fetch; undefined where there is no memory. */
-  fetch(high: number, low: number): number | undefined
-  /** The memory of a transfer; undefined where there is none, or not all of it. */
-  memory(high: number, low: number, length: number): IoVec | undefined
-  /** The same for a transfer that is over at once: the bytes themselves. */
+  /** The memory of a transfer, from the first range on as far as there is any; undefined where not even all of the first one is. */
+  memory(ranges: readonly Range[]): IoVec | undefined
+  /** All of one range for a transfer that is over at once: the bytes themselves. */
   view(high: number, low: number, length: number): Uint8Array | undefined
   /** Up to 4 bytes of it as a number, little-endian. */
   load(high: number, low: number, length: number): number | undefined
@@ -44,20 +42,18 @@ const SLICE = 4096
 /** 256 bytes of a memory move, and 1024 of a block move, are as long as an instruction. */
 const MEMORY_SHIFT = 8
 const DATA_SHIFT = 10
+/** Most bytes that block moves behind each other move by one transfer: a slice. */
+const TOGETHER = SLICE << DATA_SHIFT
 /** Instructions without any transfer, selection or stop in between after which a program is taken for endless. */
 const ENDLESS = 2 << 20
 
 /** What the processor waits for. */
 type Wait = 'nothing' | 'phase' | 'reselect' | 'disconnect' | 'data'
 
-/** A block move whose bytes come or go later. */
-export interface Move {
-  readonly phase: number
-  readonly opcode: number
-  readonly count: number
-  readonly high: number
-  readonly low: number
-  /** Bytes that were moved before. */
+/** Block moves whose bytes come or go later, by one transfer. */
+export interface Moves {
+  readonly list: readonly BlockMove[]
+  /** Bytes of them that were moved before. */
   readonly done: number
 }
 
@@ -66,7 +62,7 @@ export interface ProcessorState {
   readonly running: boolean
   readonly carry: boolean
   readonly unanswered: boolean
-  readonly move: Move | undefined
+  readonly moves: Moves | undefined
 }
 
 /** How an instruction leaves the processor. */
@@ -87,11 +83,13 @@ export class ScriptsProcessor {
   #generation = 0
   /** The last SELECT will time out: SCRIPTS go on meanwhile, up to the first instruction that needs the target. */
   #unanswered = false
-  #move: Move | undefined
+  readonly #decoder: MoveDecoder
+  #moves: Moves | undefined
 
   constructor(host: ScriptsHost) {
     this.#host = host
     this.#registers = host.registers
+    this.#decoder = new MoveDecoder(host)
   }
 
   /** Whether a program runs or waits. */
@@ -109,13 +107,13 @@ export class ScriptsProcessor {
   }
 
   get state(): ProcessorState {
-    const move = this.#move
+    const moves = this.#moves
     const progress = this.#wait === 'data' ? this.#host.bus.progress : 0
     return {
       running: this.#running,
       carry: this.#alu.carry,
       unanswered: this.#unanswered,
-      move: move && { ...move, done: move.done + progress },
+      moves: moves && { list: moves.list, done: moves.done + progress },
     }
   }
 
@@ -126,7 +124,7 @@ export class ScriptsProcessor {
     if (!state.running) return
     this.start()
     this.#unanswered = state.unanswered
-    this.#move = state.move
+    this.#moves = state.moves
   }
 
   /** Starts at DSP. */
@@ -134,7 +132,7 @@ export class ScriptsProcessor {
     this.#running = true
     this.#wait = 'nothing'
     // A block move that the program before was in the middle of is the target's alone
-    this.#move = undefined
+    this.#moves = undefined
     this.#generation++
     this.#idle = 0
     this.#registers.setUint8(reg.ISTAT1, this.#registers.getUint8(reg.ISTAT1) | reg.ISTAT1_SRUN)
@@ -145,7 +143,7 @@ export class ScriptsProcessor {
     this.#running = false
     this.#unanswered = false
     this.#wait = 'nothing'
-    this.#move = undefined
+    this.#moves = undefined
     this.#generation++
     this.#registers.setUint8(reg.ISTAT1, this.#registers.getUint8(reg.ISTAT1) & ~reg.ISTAT1_SRUN)
   }
@@ -158,17 +156,22 @@ export class ScriptsProcessor {
 
   /** Goes on if what was waited for may have come. */
   poke(): void {
-    if (this.#wait !== 'data') this.#wait = 'nothing'
+    const { bus } = this.#host
+    const held = this.#moves !== undefined && bus.connected && bus.phase === undefined
+    if (this.#wait !== 'data' && !held) this.#wait = 'nothing'
   }
 
   /** Runs up to a slice of instructions; true if there is more to do right away. */
   run(): boolean {
     this.#executing = true
     try {
-      const singleStep = (this.#registers.getUint8(reg.DCNTL) & reg.DCNTL_SSM) !== 0
+      const singleStep = this.#isSingleStep
       for (this.#spent = 0; this.#spent < SLICE; this.#spent++) {
         if (!this.#running || this.#wait !== 'nothing') return false
-        if (this.#move !== undefined && !this.#goOnMove(this.#move)) return false
+        if (this.#moves !== undefined) {
+          if (!this.#goOn(this.#moves)) return false
+          continue
+        }
         if (++this.#idle > ENDLESS) {
           this.#host.dmaInterrupt(reg.DSTAT_ABRT)
           return false
@@ -224,7 +227,7 @@ export class ScriptsProcessor {
       default:
         goOn = instruction & (1 << 29) ? this.#loadStore(instruction, operand) : this.#memoryMove(instruction, operand)
     }
-    if (goOn === PAUSE && this.#running && this.#wait !== 'data') this.#set(reg.DSP, dsp)
+    if (goOn === PAUSE && this.#running && this.#moves === undefined) this.#set(reg.DSP, dsp)
     return goOn
   }
 
@@ -244,93 +247,102 @@ export class ScriptsProcessor {
 
   #blockMove(instruction: number, operand: number, dsp: number): boolean {
     const { bus } = this.#host
-    const phase = (instruction >>> 24) & 7
-    let count = instruction & 0xffffff
-    let low = operand
-    let high = this.#get(reg.SBMS)
-    let opcode = instruction >>> 24
-    const ccntl1 = this.#registers.getUint8(reg.CCNTL1)
-    if (instruction & (1 << 28)) {
-      const entry = (this.#get(reg.DSA) + signed24(operand)) >>> 0
-      const first = this.#host.fetch(this.#get(reg.DRS), entry)
-      const second = this.#host.fetch(this.#get(reg.DRS), (entry + 4) >>> 0)
-      if (first === undefined || second === undefined) return this.#fault(reg.DSTAT_BF)
-      this.#set(reg.ESA, entry)
-      count = first & 0xffffff
-      low = second
-      opcode = first >>> 24
-      if (ccntl1 & reg.CCNTL1_EN64TIBMV) {
-        if (!(ccntl1 & reg.CCNTL1_64TIMOD) && (opcode & 0x1f) >= 22) return this.#fault(reg.DSTAT_IID)
-        high = ccntl1 & reg.CCNTL1_64TIMOD ? opcode & 0xff : this.#selector(opcode & 0x1f)
-      }
-    } else if (instruction & (1 << 29)) {
-      const pointer = this.#host.fetch(high, operand)
-      if (pointer === undefined) return this.#fault(reg.DSTAT_BF)
-      low = pointer
-    } else if (ccntl1 & reg.CCNTL1_EN64DBMV) {
-      const upper = this.#host.fetch(this.#get(reg.SFS), (dsp + 8) >>> 0)
-      if (upper === undefined) return this.#fault(reg.DSTAT_BF)
-      high = upper
-      this.#set(reg.DSP, dsp + 12)
-    }
+    const move = this.#decoder
+    const fault = move.decode(dsp, instruction, operand)
+    if (fault !== 0) return this.#fault(fault)
+    if (move.entry >= 0) this.#set(reg.ESA, move.entry)
+    this.#set(reg.DSP, move.next)
+    const { phase, count, high, low } = move
     // The manual has an illegal instruction here; SeaBIOS moves no bytes for commands that have no data.
     if (count === 0) return GO_ON
     // Connected in the other role is not connected (5.3, step 1)
     if (bus.phase === undefined || this.#isTarget()) return this.#pause('phase')
     if (phase === reg.PHASE_MSG_OUT) bus.expectMessage()
-    this.#set(reg.DBMS, high)
-    this.#set(reg.DNAD, low)
-    this.#set(reg.IA, dsp)
-    this.#count(count)
-    if (bus.phase !== phase) return this.#mismatch(phase, opcode, count, low)
+    this.#begin(move)
+    if (bus.phase !== phase) return this.#mismatch(move, 0)
     this.#idle = 0
     if (phase > reg.PHASE_DATA_IN || count <= bus.ready) {
       const bytes = this.#host.view(high, low, count)
       if (bytes === undefined) return this.#fault(reg.DSTAT_BF)
       const length = bus.exchange(bytes)
       if (phase & 1) this.#host.written(low, length)
-      return this.#moved(phase, opcode, count, high, low, length)
+      return this.#moved(move, length)
     }
-    const memory = this.#host.memory(high, low, count)
+    const list = this.#isSingleStep ? move.together(0) : move.together(Math.min(bus.left, TOGETHER))
+    const memory = this.#host.memory(list)
     if (memory === undefined) return this.#fault(reg.DSTAT_BF)
     const moved = bus.transfer(memory)
-    if (isLater(moved)) return this.#later(moved, { phase, opcode, count, high, low, done: 0 })
-    return this.#moved(phase, opcode, count, high, low, moved)
+    if (isLater(moved)) return this.#later(moved, { list, done: 0 })
+    return this.#movedAll(list, moved)
   }
 
-  /** A block move that a restored state was in the middle of; false if it waits again. */
-  #goOnMove(move: Move): boolean {
-    const { phase, opcode, count, high, low, done } = move
-    this.#move = undefined
-    const memory = this.#host.memory(high, low, count)
-    if (memory === undefined) return this.#fault(reg.DSTAT_BF)
-    const moved = this.#host.bus.goOnTransfer(memory.slice(done))
-    if (isLater(moved)) return this.#later(moved, move)
-    return this.#moved(phase, opcode, count, high, low, done + moved)
+  /** Goes on with block moves that wait for their target, also those of a restored state; false if they wait again. */
+  #goOn(moves: Moves): boolean {
+    const { bus } = this.#host
+    const { list, done } = moves
+    this.#moves = undefined
+    if (bus.phase !== undefined && bus.phase !== list[0]!.phase) return this.#movedAll(list, done)
+    const memory = this.#host.memory(list)
+    if (memory === undefined || memory.byteLength < done) return this.#fault(reg.DSTAT_BF)
+    const moved = bus.goOnTransfer(memory.slice(done))
+    if (isLater(moved)) return this.#later(moved, moves)
+    return this.#movedAll(list, done + moved)
   }
 
-  #selector(index: number): number {
-    return index < 16 ? this.#get(reg.SCRATCHC + 4 * index) : this.#get(reg.MMRS + 4 * (index - 16))
-  }
-
-  #later(moved: Promise<number>, move: Move): boolean {
+  #later(moved: Promise<number>, moves: Moves): boolean {
     const generation = this.#generation
     this.#wait = 'data'
-    this.#move = move
+    this.#moves = moves
     void moved.then((length) => {
       if (generation !== this.#generation) {
         this.#host.resume()
         return
       }
       this.#wait = 'nothing'
-      this.#move = undefined
-      this.#moved(move.phase, move.opcode, move.count, move.high, move.low, move.done + length)
+      this.#moves = undefined
+      this.#movedAll(moves.list, moves.done + length)
       this.#host.resume()
     })
     return PAUSE
   }
 
-  #moved(phase: number, opcode: number, count: number, high: number, low: number, length: number): boolean {
+  /** Registers at the start of a block move. */
+  #begin({ high, low, at, count }: BlockMove): void {
+    this.#set(reg.DBMS, high)
+    this.#set(reg.DNAD, low)
+    this.#set(reg.IA, at)
+    this.#count(count)
+  }
+
+  /** What is to be seen when one transfer has moved `length` bytes of several block moves: that of one after the other. */
+  #movedAll(list: readonly BlockMove[], length: number): boolean {
+    let last = 0
+    let left = length
+    while (left > list[last]!.count && last < list.length - 1) {
+      const { count, entry } = list[last++]!
+      left -= count
+      if (entry >= 0) this.#set(reg.ESA, entry)
+      this.#set(reg.CSBC, this.#get(reg.CSBC) + count)
+    }
+    const move = list[last]!
+    if (last > 0) {
+      this.#set(reg.DBC, move.instruction)
+      this.#set(reg.DSPS, move.operand)
+      this.#set(reg.DSP, move.next)
+      if (move.entry >= 0) this.#set(reg.ESA, move.entry)
+      this.#begin(move)
+    }
+    return this.#moved(move, left)
+  }
+
+  #moved(move: BlockMove, length: number): boolean {
+    const { bus } = this.#host
+    const { phase, count, high, low } = move
+    // The target has taken or given all of its data and does not say yet what comes next: the move lasts until it does
+    if (length < count && bus.connected && bus.phase === undefined) {
+      this.#moves = { list: [copyOf(move)], done: length }
+      return this.#pause('phase')
+    }
     this.#spent += length >>> DATA_SHIFT
     this.#count(count - length)
     this.#set(reg.DNAD, low + length)
@@ -341,17 +353,16 @@ export class ScriptsProcessor {
       this.#registers.setUint8(reg.SIDL, this.#host.load(high, low + length - 1, 1) ?? 0)
     }
     if (length === count) return GO_ON
-    if (!this.#host.bus.connected) return this.#running ? this.#pause('phase') : GO_ON
-    if (this.#host.bus.phase === undefined) return GO_ON
-    return this.#mismatch(phase, opcode, count - length, low + length)
+    if (!bus.connected) return this.#running ? this.#pause('phase') : GO_ON
+    return this.#mismatch(move, length)
   }
 
   /** A phase mismatch: the jump registers if they are enabled for it, else an interrupt (4.3, CCNTL0). */
-  #mismatch(phase: number, opcode: number, left: number, address: number): boolean {
+  #mismatch({ phase, opcode, count, low }: BlockMove, moved: number): boolean {
     const control = this.#registers.getUint8(reg.CCNTL0)
     const isData = phase === reg.PHASE_DATA_IN || phase === reg.PHASE_DATA_OUT
-    this.#set(reg.RBC, ((opcode << 24) | left) >>> 0)
-    this.#set(reg.UA, address)
+    this.#set(reg.RBC, ((opcode << 24) | (count - moved)) >>> 0)
+    this.#set(reg.UA, low + moved)
     if ((control & reg.CCNTL0_ENPMJ) === 0 || !(isData || control & reg.CCNTL0_ENNDJ)) {
       this.#host.scsiInterrupt(reg.SIST0_MA, 0)
       return GO_ON
@@ -388,6 +399,10 @@ export class ScriptsProcessor {
       default:
         return this.#setClear(instruction, false)
     }
+  }
+
+  get #isSingleStep(): boolean {
+    return (this.#registers.getUint8(reg.DCNTL) & reg.DCNTL_SSM) !== 0
   }
 
   #isTarget(): boolean {
@@ -615,9 +630,4 @@ function needsTarget(instruction: number): boolean {
   const opcode = (instruction >>> 27) & 7
   if (group === 1) return opcode < 3
   return group === 0 || (group === 2 && ((instruction & (1 << 17)) !== 0 || opcode === 3))
-}
-
-/** The low 24 bits as a signed number. */
-function signed24(value: number): number {
-  return (value << 8) >> 8
 }

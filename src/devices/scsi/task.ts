@@ -3,6 +3,7 @@ import { bytesVec, type IoVec } from '../../block/iovec.ts'
 import { after, isLater, type Now, repeat } from '../../block/now.ts'
 import type { Saved } from '../machine.ts'
 import { type Attribute, type Command, STATUS_CHECK_CONDITION, STATUS_GOOD, STATUS_TASK_ABORTED } from './command.ts'
+import type { Promptness } from './promptness.ts'
 import { bytesOf, fieldsOf, flagOf, numberOf, saveCommand } from './saved.ts'
 import { CheckCondition, DATA_PHASE_ERROR, PARAMETER_LIST_LENGTH_ERROR, type Sense } from './sense.ts'
 import type { Stage, Stages } from './stage.ts'
@@ -17,6 +18,9 @@ export type Phase = 'busy' | 'in' | 'out' | 'status' | 'aborted'
 /** Whom a task belongs to. */
 export interface TaskOwner {
   readonly stages: Stages
+  /** How its medium has answered. */
+  readonly reads: Promptness
+  readonly writes: Promptness
   /** Says what the guest is to be told of anything thrown; undefined if the work was canceled. */
   senseOf(error: unknown): Sense | undefined
   /** Takes note that a task ends with CHECK CONDITION and gives the autosense bytes; undefined: it has to wait for {@link Task.check} again. */
@@ -25,6 +29,8 @@ export interface TaskOwner {
   ended(task: Task): void
 }
 
+/** Shortest piece that goes straight between memory and a prompt medium, bytes: of a shorter one the copy costs less. */
+const STRAIGHT_MIN = 64 << 10
 const NO_SENSE = new Uint8Array(0)
 /** Longest answer or parameter list of a saved state, bytes. */
 const ANSWER_LIMIT = 8 << 20
@@ -96,6 +102,20 @@ export class Task {
     if (this.phase === 'in' && this.#ahead() === 0 && !this.#source!.held) return this.#readAhead()
   }
 
+  /**
+   * Whether what is left is best moved in long pieces: its medium answers at once, and nothing is in a buffer. Then there is no need
+   * to {@link prepare}.
+   */
+  get straight(): boolean {
+    return this.length - this.transferred >= STRAIGHT_MIN && this.#isStraight
+  }
+
+  get #isStraight(): boolean {
+    if (this.#work !== undefined) return false
+    if (this.phase === 'in') return this.#owner.reads.prompt && !this.#source!.held && this.#ahead() === 0
+    return this.phase === 'out' && this.#owner.writes.prompt && !this.#sink!.held && this.#staged() === 0
+  }
+
   /** Bytes that {@link move} takes or gives without waiting. */
   get ready(): number {
     if (this.phase === 'in') return this.#source!.held ? this.length - this.transferred : this.#ahead()
@@ -122,6 +142,12 @@ export class Task {
     const step = (): Now<boolean> => {
       const left = piece.byteLength - done
       if (left === 0 || (this.phase !== 'in' && this.phase !== 'out')) return false
+      const straight = this.#straightPart(left)
+      if (straight > 0) {
+        const part = piece.slice(done, done + straight)
+        done += straight
+        return after(this.phase === 'in' ? this.#moveIn(part) : this.#moveOut(part), () => true)
+      }
       const now = Math.min(left, this.ready)
       if (now > 0) {
         const part = now === piece.byteLength ? piece : piece.slice(done, done + now)
@@ -130,18 +156,17 @@ export class Task {
         else this.#give(part)
         return done < piece.byteLength
       }
-      const rest = Math.min(left, this.length - this.transferred)
-      if (
-        this.phase === 'in' &&
-        this.#work === undefined &&
-        rest >= this.#owner.stages.size(this.length - this.transferred)
-      ) {
-        done += rest
-        return after(this.#moveIn(piece.slice(done - rest, done)), () => true)
-      }
       return after(this.prepare(), () => true)
     }
     return repeat(step)
+  }
+
+  /** Bytes of the next `left` that need no buffer. */
+  #straightPart(left: number): number {
+    const rest = Math.min(left, this.length - this.transferred)
+    if (rest >= STRAIGHT_MIN && this.#isStraight) return this.phase === 'in' ? rest : rest - (rest % this.#sink!.block)
+    if (this.phase !== 'in' || this.#work !== undefined || this.#source!.held || this.#ahead() > 0) return 0
+    return rest >= this.#owner.stages.size(this.length - this.transferred) ? rest : 0
   }
 
   /** Moves all of `bytes`, of which there are no more than {@link ready}: {@link move} for an adapter that has them at hand. */
@@ -365,11 +390,33 @@ export class Task {
     const left = into.byteLength - ahead
     if (left === 0 || this.phase !== 'in') return
     const rest = ahead === 0 ? into : into.slice(ahead)
-    return this.#attempt(
+    const read = this.#attempt(
       () => this.#source!.read(this.transferred, rest),
       () => this.#advance(left),
       rest,
     )
+    this.#owner.reads.took(isLater(read))
+    return read
+  }
+
+  /** Writes straight from `from`: the target has taken it, however that ends. */
+  #moveOut(from: IoVec): Now<void> {
+    const sink = this.#sink!
+    const end = this.transferred + from.byteLength
+    const written = this.#attempt(
+      () => sink.write(this.transferred, from),
+      () => {
+        this.transferred = end
+        if (end === this.length) this.#finishData()
+      },
+      from,
+      (error) => {
+        this.transferred = end
+        this.fail(error)
+      },
+    )
+    this.#owner.writes.took(isLater(written))
+    return written
   }
 
   #writeAll(buffer: IoVec): Now<void> {
@@ -398,7 +445,7 @@ export class Task {
     stage.taken = 0
     stage.reading = true
     const into = bytesVec(stage.part(0, length))
-    return this.#attempt(
+    const read = this.#attempt(
       () => this.#source!.read(this.transferred, into),
       () => {
         stage.reading = false
@@ -416,6 +463,8 @@ export class Task {
         }
       },
     )
+    this.#owner.reads.took(isLater(read))
+    return read
   }
 
   #give(part: IoVec): void {
@@ -469,7 +518,7 @@ export class Task {
     const from = bytesVec(stage.part(0, stage.filled))
     const start = this.transferred - stage.filled
     if (last) this.phase = 'busy'
-    void this.#attempt(
+    const written = this.#attempt(
       () => this.#sink!.write(start, from),
       () => {
         stage.filled = 0
@@ -477,6 +526,7 @@ export class Task {
       },
       from,
     )
+    this.#owner.writes.took(isLater(written))
   }
 
   /** Runs `start`; then exactly one of `done` and `failed`. What it returns never rejects. */

@@ -12,6 +12,7 @@ import {
 import { conditionOf, isFailure } from './failure.ts'
 import type { Identity } from './identity.ts'
 import { Nexus } from './nexus.ts'
+import { Promptness } from './promptness.ts'
 import { commandOf, fieldsOf, flagOf, listOf } from './saved.ts'
 import {
   CheckCondition,
@@ -48,6 +49,8 @@ export abstract class LogicalUnit implements TaskOwner {
   /** What the target port adds to INQUIRY data. */
   portFlags: PortFlags = {}
   readonly stages = new Stages()
+  readonly reads = new Promptness()
+  readonly writes = new Promptness()
   /** Peripheral device type (SPC-4 table 139). */
   abstract readonly deviceType: number
   abstract readonly identity: Identity
