@@ -39,31 +39,38 @@ export function chosenCells(texts: readonly string[]): readonly Cell[] {
   return cells.filter(({ name }) => texts.some((text) => holds(name, text)))
 }
 
-/** One fio job file, with a job for each cell and each device after the other; a job is named by the places of both. */
+/**
+ * One fio job file: in every turn a job for each cell and each device after the other, every other turn with the devices the other way
+ * round. A job is named by the places of its {@link speeds}.
+ */
 export function jobFile(
   chosen: readonly Cell[],
   places: readonly { path: string; writesAt: number }[],
   size: number,
   seconds: number,
+  turns = 1,
 ): string {
-  const jobs = chosen.flatMap(({ direct, write, block, depth }, cell) =>
-    places.flatMap(({ path, writesAt }, device) => [
-      `[${cell}-${device}]`,
-      'stonewall',
-      `filename=${path}`,
-      `offset=${write ? writesAt : 0}`,
-      `rw=${block <= 16 ? 'rand' : ''}${write ? 'write' : 'read'}`,
-      `bs=${block}k`,
-      `direct=${direct ? 1 : 0}`,
-      ...(depth === 1 ? ['ioengine=psync'] : ['ioengine=libaio', `iodepth=${depth}`]),
-      ...(write ? ['end_fsync=1'] : []),
-    ]),
-  )
+  const jobs = Array.from({ length: turns }, (_, turn) =>
+    chosen.flatMap(({ direct, write, block, depth }, cell) => {
+      const ofCell = places.map(({ path, writesAt }, device) => [
+        `[${turn * chosen.length + cell}-${device}]`,
+        'stonewall',
+        `filename=${path}`,
+        `offset=${write ? writesAt : 0}`,
+        `rw=${block <= 16 ? 'rand' : ''}${write ? 'write' : 'read'}`,
+        `bs=${block}k`,
+        `direct=${direct ? 1 : 0}`,
+        ...(depth === 1 ? ['ioengine=psync'] : ['ioengine=libaio', `iodepth=${depth}`]),
+        ...(write ? ['end_fsync=1'] : []),
+      ])
+      return (turn % 2 === 0 ? ofCell : ofCell.reverse()).flat()
+    }),
+  ).flat()
   const global = [`size=${size}`, 'time_based', `runtime=${Math.round(seconds * 1000)}ms`, 'thread', 'gtod_reduce=1']
   return ['[global]', ...global, 'norandommap', 'randrepeat=1', ...jobs, ''].join('\n')
 }
 
-/** Takes fio's terse output apart: MiB/s by cell, then by device. */
+/** Takes fio's terse output apart: MiB/s by turn and cell, then by device. */
 export function speeds(output: string): number[][] {
   const result: number[][] = []
   for (const line of output.split('\n')) {
