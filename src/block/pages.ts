@@ -8,8 +8,12 @@ const SECTOR_BITS = 9
 const NEAR_MASK = 63
 /** Most pages that are looked at for one that is added. */
 const LOOKS_MOST = 256
-/** A page that is received by a promise is received so many turns of the microtask queue later at most. */
-const HELD_TURNS = 32
+
+/** Calls back in the event loop's next turn. */
+const nextTurn: (callback: () => void) => void =
+  typeof setImmediate === 'function'
+    ? (callback) => void setImmediate(callback)
+    : (callback) => void setTimeout(callback, 0)
 
 /** A write of metadata: a copy of what was dirty, so that what changes meanwhile is not written too early. */
 export interface Patch {
@@ -95,6 +99,8 @@ export class PageCache<P extends Page> {
   /** Pages that were wanted last, to be found without a look into the map. */
   readonly #near = new Array<P | undefined>(NEAR_MASK + 1).fill(undefined)
   #cost = 0
+  /** Pages that are kept until the event loop's next turn. */
+  #held: P[] = []
 
   constructor(limit: number) {
     this.limit = limit
@@ -140,18 +146,18 @@ export class PageCache<P extends Page> {
   }
 
   /**
-   * Keeps a page whose receiver gets it by a promise until it has had its turn: what is changed on a page that the cache has
-   * forgotten meanwhile would be lost.
+   * Keeps a page whose receiver gets it by a promise until the event loop's next turn, which comes when all who are told of a promise have
+   * been: what is changed on a page that the cache has forgotten meanwhile would be lost.
    */
   hold(page: P): P {
     page.held++
-    let turns = HELD_TURNS
-    const next = () => {
-      if (--turns > 0) void Promise.resolve().then(next)
-      else page.held--
-    }
-    next()
+    if (this.#held.push(page) === 1) nextTurn(() => this.#letGo())
     return page
+  }
+
+  #letGo(): void {
+    for (const page of this.#held) page.held--
+    this.#held = []
   }
 
   add(page: P): P {
@@ -171,21 +177,6 @@ export class PageCache<P extends Page> {
 
   values(): Iterable<P> {
     return this.#pages.values()
-  }
-
-  /** Forgets a page, dirty or not. */
-  drop(key: number): void {
-    const page = this.#pages.get(key)
-    if (page === undefined) return
-    this.#pages.delete(key)
-    this.#leave(page)
-    this.#cost -= page.counted
-  }
-
-  clear(): void {
-    this.#pages.clear()
-    this.#near.fill(undefined)
-    this.#cost = 0
   }
 
   #leave(page: P): void {

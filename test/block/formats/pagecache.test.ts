@@ -4,6 +4,7 @@ import { BlockDevice, type BlockDriver } from '../../../src/block/device.ts'
 import { checkQcow2 } from '../../../src/block/formats/qcow2/check.ts'
 import { readImageHeader } from '../../../src/block/formats/qcow2/image.ts'
 import type { IoVec } from '../../../src/block/iovec.ts'
+import { Page, PageCache } from '../../../src/block/pages.ts'
 import { Memory } from '../../../src/block/protocols/memory.ts'
 import { readBytes, writeBytes } from '../../conformance/driver.ts'
 import { makeImage, openImage } from './images.ts'
@@ -70,4 +71,32 @@ test('qcow2: writes that wait for many tables at once, with little memory, are a
   await image.close()
   const file = new BlockDevice(medium)
   expect(await checkQcow2('x', file, await readImageHeader('x', file))).toMatchObject({ corruptions: 0, leaks: 0 })
+})
+
+test('who is told of a page by a promise has it before it can be forgotten, however many pass it on', async () => {
+  class Large extends Page {
+    readonly cost = 16384
+    bytes = () => new Uint8Array(512)
+  }
+  const cache = new PageCache<Large>(65536)
+  const load = (key: number) =>
+    cache.load(key, async () => {
+      for (let turn = 0; turn < 8 * key; turn++) await undefined
+      return new Large(key)
+    })
+  const passed = async (key: number, on: number): Promise<Large> =>
+    on === 0 ? await load(key) : await passed(key, on - 1)
+  const changed = await Promise.all(
+    Array.from({ length: 64 }, async (_, key) => {
+      const page = await passed(key, 100)
+      page.touch(0, 8)
+      return page
+    }),
+  )
+  for (const page of changed) expect(cache.get(page.key)).toBe(page)
+  for (const page of changed) page.dirty = 0
+  await new Promise((resolve) => setImmediate(resolve))
+  cache.relax()
+  cache.relax()
+  expect(cache.cost).toBeLessThanOrEqual(65536)
 })
