@@ -1,43 +1,15 @@
-/** The map from the disk's clusters to the file's: L1 and L2 tables, read, changed, and handed to a commit. */
+/** The map from the disk's clusters to the file's: what its tables say, changed, and handed to a commit. */
 import type { BlockDevice } from '../../device.ts'
-import { type BlockError, errnoOf } from '../../error.ts'
+import type { BlockError } from '../../error.ts'
 import type { Allocation, Mapping, PackedAllocation } from '../../image.ts'
-import { bytesVec } from '../../iovec.ts'
-import { readPadded } from '../../mover.ts'
-import { after, type Now, repeat, rescue } from '../../now.ts'
-import { MAX_PAGE, PageCache, type Patch, patchesOf, settlePages, takeDirty } from '../../pages.ts'
-import type { Allocator, Space } from './allocator.ts'
-import { type Header, l2EntrySize } from './header.ts'
-import type { PackedPlace, Packer } from './packed.ts'
-import type { Placed } from './placed.ts'
-import { COMPRESSED, COPIED, MISPLACED, PRESENT, Slice, ZERO } from './slice.ts'
-
-/** Stretches of clusters that wait to be given back before a commit is due. */
-const MAX_FREES = 65536
-
-/** Host clusters that follow each other. */
-export interface Clusters {
-  cluster: number
-  count: number
-}
-
-/** What the map works with. */
-export interface MapParts {
-  readonly name: string
-  readonly header: Header
-  readonly file: BlockDevice
-  readonly dataFile: BlockDevice | undefined
-  readonly readOnly: boolean
-  /** The backing layer's size, bytes; 0 if there is none. */
-  readonly backingSize: number
-  readonly allocator: Allocator
-  readonly packer: Packer
-  readonly placed: Placed
-  /** Most memory for pages, bytes. */
-  readonly limit: number
-  /** Marks the image as damaged and gives the error to throw. */
-  readonly corrupt: (what: string) => BlockError
-}
+import { after, type Now, repeat } from '../../now.ts'
+import type { Patch } from '../../pages.ts'
+import type { Space } from './allocator.ts'
+import { l2EntrySize } from './header.ts'
+import { PackedSpace } from './packedspace.ts'
+import { type Clusters, type MapParts, Pending, takeSpace } from './parts.ts'
+import { COMPRESSED, COPIED, MISPLACED, PRESENT, type Slice, ZERO } from './slice.ts'
+import { Tables } from './tables.ts'
 
 /** What a commit must write of the map. */
 export interface MapPatches {
@@ -52,47 +24,33 @@ export interface MapPatches {
 /** The active map of an image. */
 export class ClusterMap {
   readonly #parts: MapParts
+  readonly #pending = new Pending()
+  readonly #tables: Tables
+  readonly #packed: PackedSpace
   readonly #clusterSize: number
   readonly #extended: boolean
   readonly #external: boolean
   readonly #subSize: number
-  /** Entries of an L2 table, of a slice, and slices of a table. */
+  /** Entries of an L2 table, and of a slice. */
   readonly #perTable: number
   readonly #perSlice: number
-  readonly #slicesPerTable: number
   /** Bytes of the disk that a slice maps, and the inverse: powers of two. */
   readonly #span: number
   readonly #perSpan: number
-  readonly #sliceBytes: number
-  readonly #slices: PageCache<Slice>
-  #l1: Uint8Array
-  #l1View: DataView
-  #l1Dirty = new Set<number>()
-  /** Tables that read as zeroes where no slice is in memory: new, and not yet committed. */
-  #fresh = new Set<number>()
-  readonly #making = new Map<number, Promise<void>>()
-  #frees: Clusters[] = []
-  #links = false
-  /** Where the next compressed cluster may go: in the cluster of the last. */
-  #packedEnd = 0
 
   constructor(parts: MapParts, l1: Uint8Array) {
     this.#parts = parts
+    this.#tables = new Tables(parts, this.#pending, l1)
+    this.#packed = new PackedSpace(parts)
     const { header } = parts
-    const entrySize = l2EntrySize(header)
     this.#clusterSize = 2 ** header.clusterBits
-    this.#extended = entrySize === 16
+    this.#extended = l2EntrySize(header) === 16
     this.#external = parts.dataFile !== undefined
     this.#subSize = this.#extended ? this.#clusterSize / 32 : this.#clusterSize
-    this.#sliceBytes = Math.min(this.#clusterSize, MAX_PAGE)
-    this.#perTable = this.#clusterSize / entrySize
-    this.#perSlice = this.#sliceBytes / entrySize
-    this.#slicesPerTable = this.#perTable / this.#perSlice
+    this.#perTable = this.#tables.perTable
+    this.#perSlice = this.#tables.perSlice
     this.#span = this.#perSlice * this.#clusterSize
     this.#perSpan = 1 / this.#span
-    this.#slices = new PageCache(Math.max(parts.limit, 4 * MAX_PAGE))
-    this.#l1 = l1
-    this.#l1View = new DataView(l1.buffer, l1.byteOffset, l1.length)
   }
 
   /** What can be zeroed by metadata alone, bytes. */
@@ -105,58 +63,24 @@ export class ClusterMap {
     return this.#perTable * this.#clusterSize
   }
 
-  /** The active L1 table as it is in memory. */
-  get l1(): Uint8Array {
-    return this.#l1
-  }
-
   /** Memory in use, bytes. */
   get cost(): number {
-    return this.#slices.cost + this.#l1.length
+    return this.#tables.cost
   }
 
   /** Whether a commit would make room. */
   get pressed(): boolean {
-    return this.#slices.cost > this.#parts.limit || this.#frees.length > MAX_FREES
+    return this.#tables.pressed || this.#pending.pressed
   }
 
   /** Whether the medium lacks something. */
   get dirty(): boolean {
-    if (this.#l1Dirty.size > 0 || this.#frees.length > 0) return true
-    for (const slice of this.#slices.values()) if (slice.dirty !== 0) return true
-    return false
-  }
-
-  /** Host offset of L2 table `index`; 0 if there is none. */
-  table(index: number): number {
-    const at = index * 8
-    if (at >= this.#l1.length) return 0
-    const high = this.#l1View.getUint32(at) & 0x00ffffff
-    const low = (this.#l1View.getUint32(at + 4) & 0xfffffe00) >>> 0
-    if (high === 0 && low === 0) return 0
-    if ((low & (this.#clusterSize - 1)) !== 0 || high > 0x1fffff) {
-      throw this.#parts.corrupt(
-        `L2 table ${index} is at 0x${(high * 2 ** 32 + low).toString(16)}, no multiple of the cluster size`,
-      )
-    }
-    return high * 2 ** 32 + low
-  }
-
-  /** Whether the L2 table's refcount is 1. */
-  #tableCopied(index: number): boolean {
-    return (this.#l1[index * 8]! & 0x80) !== 0
-  }
-
-  #setTable(index: number, offset: number): void {
-    const at = index * 8
-    this.#l1View.setUint32(at, (Math.floor(offset / 2 ** 32) | 0x80000000) >>> 0)
-    this.#l1View.setUint32(at + 4, offset >>> 0)
-    this.#l1Dirty.add(at >> 9)
+    return this.#pending.frees.length > 0 || this.#tables.dirty
   }
 
   map(at: number, length: number): Now<Mapping> {
     const cluster = Math.floor(at / this.#clusterSize)
-    const slice = this.#slices.get(Math.floor(cluster / this.#perSlice))
+    const slice = this.#tables.at(Math.floor(cluster / this.#perSlice))
     if (slice === undefined) return this.#mapLater(at, length, cluster)
     const within = at - cluster * this.#clusterSize
     const index = cluster - slice.key * this.#perSlice
@@ -168,18 +92,18 @@ export class ClusterMap {
   /** Where the range is in the image's file in one piece; -1 if it is not, or if more must be looked at to know. */
   locate(at: number, length: number): number {
     const key = Math.floor(at * this.#perSpan)
-    const slice = this.#slices.get(key)
+    const slice = this.#tables.at(key)
     return slice === undefined || slice.suspect || this.#external ? -1 : slice.place(at - key * this.#span, length)
   }
 
   #mapLater(at: number, length: number, cluster: number): Now<Mapping> {
     const table = Math.floor(cluster / this.#perTable)
-    if (this.table(table) === 0) {
+    if (this.#tables.table(table) === 0) {
       let next = table + 1
-      while (next * this.tableSpan < at + length && this.table(next) === 0) next++
+      while (next * this.tableSpan < at + length && this.#tables.table(next) === 0) next++
       return { kind: 'hole', length: Math.min(length, next * this.tableSpan - at) }
     }
-    return after(this.#slice(Math.floor(cluster / this.#perSlice)), () => this.map(at, length))
+    return after(this.#tables.slice(Math.floor(cluster / this.#perSlice)), () => this.map(at, length))
   }
 
   #mapStandard(slice: Slice, index: number, within: number, length: number): Mapping {
@@ -251,12 +175,12 @@ export class ClusterMap {
   /** Space for a range of clusters that have none, taken and linked, if all that it takes is at hand; else -1. */
   claim(at: number, length: number): number {
     const key = Math.floor(at * this.#perSpan)
-    const slice = this.#slices.get(key)
+    const slice = this.#tables.at(key)
     if (slice === undefined || this.#extended || this.#external) return -1
     const within = at % this.#clusterSize
     const index = Math.floor((at - key * this.#span) / this.#clusterSize)
     const end = index + Math.ceil((within + length) / this.#clusterSize)
-    if (end > this.#perSlice || !this.#tableCopied(Math.floor(key / this.#slicesPerTable))) return -1
+    if (end > this.#perSlice || !this.#tables.isOwnAt(key)) return -1
     for (let each = index; each < end; each++) {
       slice.look(each)
       if (slice.flags !== 0) return -1
@@ -264,15 +188,15 @@ export class ClusterMap {
     const cluster = this.#parts.allocator.next(end - index)
     if (cluster < 0) return -1
     const place = cluster * this.#clusterSize
-    this.#open(slice)
+    this.#tables.open(slice)
     for (let each = index; each < end; each++) slice.set(each, place + (each - index) * this.#clusterSize, COPIED)
-    this.#links = true
+    this.#pending.links = true
     return place + within
   }
 
   /** New space from the cluster of `at`, which cannot be overwritten in place. */
   allocate(at: number, length: number): Now<Allocation> {
-    const slice = this.#writable(Math.floor(at / this.#clusterSize))
+    const slice = this.#tables.writable(Math.floor(at / this.#clusterSize))
     return slice instanceof Promise
       ? slice.then((slice) => this.#allocateIn(slice, at, length))
       : this.#allocateIn(slice, at, length)
@@ -297,7 +221,7 @@ export class ClusterMap {
     const was = zero ? 'zero' : bare && zeroes === 0 ? 'hole' : bare && !this.#extended ? 'hole' : 'data'
     if (this.#parts.dataFile !== undefined) return this.#allocateData(cluster, count, was)
     if (held) return this.#allocation(cluster, count, offset, false, was)
-    const space = this.#take(count)
+    const space = takeSpace(this.#parts, count)
     return space instanceof Promise
       ? space.then((space) => this.#allocateAt(cluster, space, was))
       : this.#allocateAt(cluster, space, was)
@@ -310,8 +234,8 @@ export class ClusterMap {
   /** Space for compressed bytes, right after the last if they still fit its cluster. */
   allocatePacked(at: number, bytes: Uint8Array): Now<PackedAllocation> {
     const cluster = Math.floor(at / this.#clusterSize)
-    return after(this.#writable(cluster), () =>
-      after(this.#takePacked(bytes.length), (place) => {
+    return after(this.#tables.writable(cluster), () =>
+      after(this.#packed.take(bytes.length), (place) => {
         const { allocator, packer } = this.#parts
         const { high, low } = packer.descriptor(place, bytes.length)
         packer.forget(place) // a read of what was there before may have ended after that was given up
@@ -319,14 +243,14 @@ export class ClusterMap {
           at: place,
           bytes,
           link: () =>
-            after(this.#writable(cluster), (slice) => {
+            after(this.#tables.writable(cluster), (slice) => {
               const index = cluster - slice.key * this.#perSlice
               this.#freeOld(slice, index)
               slice.setCompressed(index, high, low)
-              this.#links = true
+              this.#pending.links = true
             }),
           abandon: () => {
-            const uses = this.#packedOut(packer.place(high, low))
+            const uses = this.#packed.out(packer.place(high, low))
             return allocator.give(uses.cluster, uses.count)
           },
         }
@@ -371,7 +295,7 @@ export class ClusterMap {
     const first = (at % this.#clusterSize) / this.#subSize
     const count = Math.ceil(length / this.#subSize)
     const mask = count === 32 ? 0xffffffff : ((2 ** count - 1) << first) >>> 0
-    return after(this.#writable(cluster), (slice) => {
+    return after(this.#tables.writable(cluster), (slice) => {
       const index = cluster % this.#perSlice
       slice.look(index)
       const { flags, offset, allocated, zeroes } = slice
@@ -412,36 +336,20 @@ export class ClusterMap {
 
   /** What a commit must write; changes from now on belong to the next. */
   collect(): MapPatches {
-    const slices: Slice[] = []
-    const patches: Patch[] = []
-    for (const slice of this.#slices.values()) {
-      if (slice.dirty === 0) continue
-      const table = this.table(Math.floor(slice.key / this.#slicesPerTable))
-      slices.push(slice)
-      patches.push(...takeDirty(slice, table + (slice.key % this.#slicesPerTable) * this.#sliceBytes))
-    }
-    const sectors = this.#l1Dirty
-    const fresh = [...this.#fresh]
-    const frees = this.#frees
-    const links = this.#links
-    patches.push(...patchesOf(this.#l1, this.#parts.header.l1Offset, (sector) => sectors.has(sector)))
-    this.#l1Dirty = new Set()
-    this.#frees = []
-    this.#links = false
+    const pending = this.#pending
+    const { frees, links } = pending
+    const tables = this.#tables.collect()
+    pending.frees = []
+    pending.links = false
     return {
-      patches,
+      patches: tables.patches,
       frees,
       links,
       settle: (written) => {
-        settlePages(slices, written)
-        if (written) {
-          for (const table of fresh) this.#fresh.delete(table)
-          this.#slices.relax()
-          return
-        }
-        for (const sector of sectors) this.#l1Dirty.add(sector)
-        this.#frees = [...frees, ...this.#frees]
-        this.#links ||= links
+        tables.settle(written)
+        if (written) return
+        pending.frees = [...frees, ...pending.frees]
+        pending.links ||= links
       },
     }
   }
@@ -454,66 +362,6 @@ export class ClusterMap {
     if (this.#parts.dataFile === undefined && this.#parts.placed.overlaps(offset, count * this.#clusterSize)) {
       throw this.#parts.corrupt(`the data cluster at 0x${offset.toString(16)} overlaps metadata`)
     }
-  }
-
-  #take(count: number): Now<Space> {
-    const space = this.#parts.allocator.take(count)
-    return space instanceof Promise ? space.then((space) => this.#checkSpace(space)) : this.#checkSpace(space)
-  }
-
-  #checkSpace(space: Space): Space {
-    const { placed, corrupt } = this.#parts
-    if (placed.overlaps(space.cluster * this.#clusterSize, space.count * this.#clusterSize)) {
-      throw corrupt(`cluster ${space.cluster} holds metadata, but its refcount was 0`)
-    }
-    return space
-  }
-
-  #takePacked(length: number): Now<number> {
-    const { allocator } = this.#parts
-    const at = this.#packedEnd
-    const room = Math.ceil(at / this.#clusterSize) * this.#clusterSize - at
-    if (room >= length) {
-      this.#packedEnd = at + length
-      return rescue(
-        () => after(allocator.share(Math.floor(at / this.#clusterSize)), () => at),
-        (error) => {
-          if (errnoOf(error) !== 'EFBIG') throw error
-          this.#packedEnd = 0 // the refcount has too few bits: on to another cluster
-          return this.#takePacked(length)
-        },
-      )
-    }
-    return after(this.#take(1), (space) => {
-      const start = space.cluster * this.#clusterSize
-      const apart = () => {
-        this.#packedEnd = start + length
-        return start
-      }
-      if (room === 0 || start !== at + room || this.#packedEnd !== at) return apart()
-      // The next cluster follows the open one: what is left of that is used too.
-      this.#packedEnd = at + length
-      return rescue(
-        () => after(allocator.share(start / this.#clusterSize - 1), () => at),
-        (error) => {
-          if (errnoOf(error) !== 'EFBIG') throw error
-          return apart()
-        },
-      )
-    })
-  }
-
-  /** Host clusters of compressed bytes that are given up; none is put behind them any more. */
-  #packedOut(place: PackedPlace): Clusters {
-    const clusters = this.#packedClusters(place)
-    const open = Math.floor(this.#packedEnd / this.#clusterSize)
-    if (open >= clusters.cluster && open < clusters.cluster + clusters.count) this.#packedEnd = 0
-    return clusters
-  }
-
-  #packedClusters({ at, length }: PackedPlace): Clusters {
-    const cluster = Math.floor(at / this.#clusterSize)
-    return { cluster, count: Math.floor((at + length - 1) / this.#clusterSize) - cluster + 1 }
   }
 
   #allocation(
@@ -539,11 +387,11 @@ export class ClusterMap {
 
   /** Lets `count` entries lead to the clusters from `offset` on. */
   #link(cluster: number, count: number, offset: number): Now<void> {
-    const first = this.#writable(cluster)
+    const first = this.#tables.writable(cluster)
     let done = first instanceof Promise ? 0 : this.#linkIn(first, cluster, count, offset)
     if (done === count) return
     return repeat(() =>
-      after(this.#writable(cluster + done), (slice) => {
+      after(this.#tables.writable(cluster + done), (slice) => {
         done += this.#linkIn(slice, cluster + done, count - done, offset + done * this.#clusterSize)
         return done < count
       }),
@@ -560,7 +408,7 @@ export class ClusterMap {
       if (slice.offset !== place && (slice.offset !== 0 || slice.flags !== 0)) this.#freeOld(slice, first + each)
       slice.set(first + each, place, COPIED)
     }
-    this.#links = true
+    this.#pending.links = true
     return taken
   }
 
@@ -608,7 +456,7 @@ export class ClusterMap {
         this.#subAllocation(cluster, first, last, offset, false, was, undefined),
       )
     }
-    return after(this.#take(1), (space) =>
+    return after(takeSpace(this.#parts, 1), (space) =>
       this.#subAllocation(cluster, first, last, space.cluster * this.#clusterSize, space.zeroed, was, space),
     )
   }
@@ -631,11 +479,11 @@ export class ClusterMap {
       zeroed,
       was,
       link: () =>
-        after(this.#writable(cluster), (slice) => {
+        after(this.#tables.writable(cluster), (slice) => {
           const index = cluster - slice.key * this.#perSlice
           slice.look(index)
           slice.setExtended(index, offset, COPIED, slice.allocated | mask, slice.zeroes & ~mask)
-          this.#links = true
+          this.#pending.links = true
         }),
       abandon: () => (space === undefined ? undefined : allocator.give(space.cluster, 1)),
     }
@@ -650,13 +498,10 @@ export class ClusterMap {
       const { high, low } = slice.descriptor(index)
       const place = packer.place(high, low)
       packer.forget(place.at)
-      this.#frees.push(this.#packedOut(place))
+      this.#pending.frees.push(this.#packed.out(place))
     } else if (slice.offset !== 0 && dataFile === undefined) {
       if (slice.flags & MISPLACED) throw this.#misplaced(slice)
-      const cluster = slice.offset / this.#clusterSize
-      const last = this.#frees.at(-1)
-      if (last !== undefined && last.cluster + last.count === cluster) last.count++
-      else this.#frees.push({ cluster, count: 1 })
+      this.#pending.free(slice.offset / this.#clusterSize)
     }
   }
 
@@ -667,96 +512,15 @@ export class ClusterMap {
     return repeat(() => {
       if (cluster >= end) return false
       const table = Math.floor(cluster / this.#perTable)
-      if (this.table(table) === 0 && !make) {
+      if (this.#tables.table(table) === 0 && !make) {
         cluster = (table + 1) * this.#perTable
         return true
       }
-      return after(this.#writable(cluster), (slice) => {
+      return after(this.#tables.writable(cluster), (slice) => {
         const base = slice.key * this.#perSlice
         const last = Math.min(end, base + this.#perSlice)
         for (; cluster < last; cluster++) visit(slice, cluster - base)
         return true
-      })
-    })
-  }
-
-  /** The slice of a cluster, in a table of our own that may be changed. */
-  #writable(cluster: number): Now<Slice> {
-    const table = Math.floor(cluster / this.#perTable)
-    if (this.table(table) === 0 || !this.#tableCopied(table)) {
-      return after(this.#makeTable(table), () => after(this.#writable(cluster), (page) => this.#slices.hold(page)))
-    }
-    const slice = this.#slice(Math.floor(cluster / this.#perSlice))
-    return slice instanceof Promise ? slice.then((slice) => this.#open(slice)) : this.#open(slice)
-  }
-
-  /** Makes room in memory for changes of a slice. */
-  #open(slice: Slice): Slice {
-    if (slice.compact) {
-      slice.bytes()
-      this.#slices.recount(slice)
-    }
-    return slice
-  }
-
-  #makeTable(index: number): Now<void> {
-    const making = this.#making.get(index)
-    if (making !== undefined) return making
-    const value = this.table(index) === 0 ? this.#newTable(index) : this.#copyTable(index)
-    if (!(value instanceof Promise)) return
-    const promise = value.finally(() => this.#making.delete(index))
-    this.#making.set(index, promise)
-    return promise
-  }
-
-  #newTable(index: number): Now<void> {
-    return after(this.#take(1), (space) => {
-      const at = space.cluster * this.#clusterSize
-      return after(space.zeroed ? undefined : this.#parts.file.zero(at, this.#clusterSize), () => {
-        this.#setTable(index, at)
-        this.#fresh.add(at)
-        this.#parts.placed.add(at)
-        this.#links = true
-      })
-    })
-  }
-
-  /** A snapshot shares the table: from now on the active map has its own. */
-  #copyTable(index: number): Now<void> {
-    const old = this.table(index)
-    const bytes = new Uint8Array(this.#clusterSize)
-    const { file } = this.#parts
-    const read = after(file.debug?.event('l2_alloc_cow_read'), () => readPadded(file, old, bytesVec(bytes)))
-    return after(read, () =>
-      after(this.#take(1), (space) => {
-        const at = space.cluster * this.#clusterSize
-        const written = after(file.debug?.event('l2_alloc_write'), () => file.write(at, bytesVec(bytes)))
-        return after(written, () => {
-          this.#setTable(index, at)
-          this.#parts.placed.add(at)
-          this.#frees.push({ cluster: old / this.#clusterSize, count: 1 })
-          this.#links = true
-        })
-      }),
-    )
-  }
-
-  #slice(key: number): Now<Slice> {
-    return this.#slices.load(key, () => {
-      const table = this.table(Math.floor(key / this.#slicesPerTable))
-      const bytes = new Uint8Array(this.#sliceBytes)
-      if (this.#fresh.has(table))
-        return new Slice(key, bytes, this.#extended, this.#parts.dataFile !== undefined, this.#clusterSize)
-      const at = table + (key % this.#slicesPerTable) * this.#sliceBytes
-      const { file } = this.#parts
-      const read = after(file.debug?.event('l2_load'), () => readPadded(file, at, bytesVec(bytes)))
-      return after(read, () => {
-        const slice = new Slice(key, bytes, this.#extended, this.#parts.dataFile !== undefined, this.#clusterSize)
-        slice.stretches((offset, count) => {
-          if (this.#parts.placed.overlaps(offset, count * this.#clusterSize)) slice.suspect = true
-        })
-        if (!slice.suspect) slice.shrink()
-        return slice
       })
     })
   }

@@ -6,8 +6,9 @@ import type { Patch } from '../../pages.ts'
 import { Rounds } from '../../rounds.ts'
 import type { Traffic } from '../../traffic.ts'
 import type { Allocator } from './allocator.ts'
-import type { ClusterMap, Clusters } from './clusters.ts'
+import type { ClusterMap } from './clusters.ts'
 import { COMPATIBLE_LAZY_REFCOUNTS, fixedBytes, type Header, INCOMPATIBLE_DIRTY } from './header.ts'
+import type { Clusters } from './parts.ts'
 import type { CountPatches, Refcounts } from './refcounts.ts'
 
 /** The points of a commit where what was written so far must be durable before what follows. */
