@@ -283,12 +283,12 @@ export class ScsiBus {
     })
   }
 
-  /** Goes on with a transfer that was under way when the state was saved; `vec` is what was not moved of it. */
-  goOnTransfer(vec: IoVec): Now<number> {
+  /** Goes on with a transfer of `phase` that was under way when the state was saved; `vec` is what was not moved of it. */
+  goOnTransfer(phase: number, vec: IoVec): Now<number> {
     const nexus = this.#current
-    const phase = nexus?.task?.phase
     if (nexus === undefined) return 0
-    if (phase === 'in' || phase === 'out') return this.#moveData(nexus, vec)
+    const data = phase === PHASE_DATA_IN ? 'in' : phase === PHASE_DATA_OUT ? 'out' : 'none'
+    if (nexus.task?.phase === data) return this.#moveData(nexus, vec)
     this.#advance(nexus)
     return 0
   }
@@ -486,7 +486,6 @@ export class ScsiBus {
     this.#movedBefore = before
     return moved.then(() => {
       if (generation !== this.#generation || this.#current !== nexus) return 0
-      this.#moving = undefined
       this.#advance(nexus)
       return task.transferred - before
     })

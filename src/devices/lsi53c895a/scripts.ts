@@ -168,16 +168,13 @@ export class ScriptsProcessor {
       const singleStep = this.#isSingleStep
       for (this.#spent = 0; this.#spent < SLICE; this.#spent++) {
         if (!this.#running || this.#wait !== 'nothing') return false
-        if (this.#moves !== undefined) {
-          if (!this.#goOn(this.#moves)) return false
-          continue
-        }
-        if (++this.#idle > ENDLESS) {
+        const moves = this.#moves
+        if (moves === undefined && ++this.#idle > ENDLESS) {
           this.#host.dmaInterrupt(reg.DSTAT_ABRT)
           return false
         }
-        const dsp = this.#registers.getUint32(reg.DSP, true)
-        if (this.#step(dsp) && singleStep && this.#running) {
+        const goOn = moves === undefined ? this.#step(this.#get(reg.DSP)) : this.#goOn(moves)
+        if (goOn && singleStep && this.#running) {
           this.#host.dmaInterrupt(reg.DSTAT_SSI)
           return false
         }
@@ -284,7 +281,7 @@ export class ScriptsProcessor {
     if (bus.phase !== undefined && bus.phase !== list[0]!.phase) return this.#movedAll(list, done)
     const memory = this.#host.memory(list)
     if (memory === undefined || memory.byteLength < done) return this.#fault(reg.DSTAT_BF)
-    const moved = bus.goOnTransfer(memory.slice(done))
+    const moved = bus.goOnTransfer(list[0]!.phase, memory.slice(done))
     if (isLater(moved)) return this.#later(moved, moves)
     return this.#movedAll(list, done + moved)
   }
@@ -300,7 +297,8 @@ export class ScriptsProcessor {
       }
       this.#wait = 'nothing'
       this.#moves = undefined
-      this.#movedAll(moves.list, moves.done + length)
+      const goOn = this.#movedAll(moves.list, moves.done + length)
+      if (goOn && this.#isSingleStep && this.#running) this.#host.dmaInterrupt(reg.DSTAT_SSI)
       this.#host.resume()
     })
     return PAUSE
@@ -321,6 +319,7 @@ export class ScriptsProcessor {
     while (left > list[last]!.count && last < list.length - 1) {
       const { count, entry } = list[last++]!
       left -= count
+      this.#spent += 1 + (count >>> DATA_SHIFT)
       if (entry >= 0) this.#set(reg.ESA, entry)
       this.#set(reg.CSBC, this.#get(reg.CSBC) + count)
     }

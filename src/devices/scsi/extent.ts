@@ -80,8 +80,9 @@ function findFault(
       },
     )
   const searched = repeat(() => {
-    const blocks = Math.ceil((bad - good) / block)
-    if (blocks > 1) return probe(good + Math.floor(blocks / 2) * block)
+    const first = Math.floor((at + good) / block)
+    const blocks = Math.ceil((at + bad) / block) - first
+    if (blocks > 1) return probe((first + Math.floor(blocks / 2)) * block - at)
     // All halves went well this time: the last block decides, once
     if (bad < byteLength || good === 0 || good === byteLength || lastTried) return false
     lastTried = true

@@ -191,6 +191,64 @@ describe('[53C895A] 5.3 block moves behind each other', () => {
     expect(holds(chip, LARGE, 0, 128 * KIB)).toBe(true)
   })
 
+  test('single step stops behind one that comes later, and behind one that waited for the next phase', async () => {
+    const chip = prompt()
+    chip.w8(reg.DCNTL, reg.DCNTL_SSM)
+    chip.faulty.later()
+    const parts = [s.move(64 * KIB, LARGE, s.DATA_IN), s.move(64 * KIB, LARGE, s.DATA_IN)]
+    chip.run(...io(chip, READ(0, 256), { data: parts }))
+    for (let step = 1; step <= 7; step++) {
+      await chip.stopped()
+      expect(chip.r8(reg.DSTAT) & reg.DSTAT_SSI).toBe(reg.DSTAT_SSI)
+      expect(chip.r32(reg.DSP)).toBe(PROGRAM + 8 * step)
+      chip.w8(reg.DCNTL, reg.DCNTL_SSM | reg.DCNTL_STD)
+    }
+    const other = ready(machine())
+    other.faulty.later()
+    other.w8(reg.CCNTL0, reg.CCNTL0_ENPMJ)
+    other.w32(reg.PMJAD1, PROGRAM + 0x800)
+    other.w8(reg.DCNTL, reg.DCNTL_SSM)
+    other.run(...io(other, WRITE(8, 8), { data: [s.move(5000, LARGE, s.DATA_OUT)] }))
+    for (let step = 1; step <= 3; step++) {
+      other.r8(reg.DSTAT)
+      other.w8(reg.DCNTL, reg.DCNTL_SSM | reg.DCNTL_STD)
+    }
+    await other.stopped()
+    expect(other.r8(reg.DSTAT) & reg.DSTAT_SSI).toBe(reg.DSTAT_SSI)
+    expect(other.r32(reg.DSP)).toBe(PROGRAM + 0x800)
+  })
+
+  test('they use up a slice as they would one after the other', () => {
+    const chip = prompt()
+    const pages = Array.from({ length: 256 }, (_, i) => s.move(4 * KIB, LARGE + 8 * KIB * (i % 64), s.DATA_IN))
+    chip.run(...io(chip, READ(0, 2048), { data: pages }).slice(0, -1), s.jump(PROGRAM))
+    expect(chip.bus.clock.deferred).toBe(1)
+    expect(requests(chip).length).toBeLessThan(5)
+  })
+
+  test('a block that cannot be read is found where a transfer starts in the middle of one', () => {
+    const chip = prompt()
+    const broken = chip.faulty.read.bind(chip.faulty)
+    const bad = 200
+    chip.faulty.read = (at, into) => {
+      if (at < (bad + 1) * 512 && bad * 512 < at + into.byteLength) chip.faulty.fail('read', 'EIO')
+      return broken(at, into)
+    }
+    const first = 66_000
+    const data = [
+      s.move(first, LARGE, s.DATA_IN),
+      s.modify(reg.SCRATCHA, 'add', 1),
+      s.move(256 * KIB - first, LARGE + first, s.DATA_IN),
+    ]
+    chip.run(...io(chip, READ(0, 512), { data }))
+    expect(chip.r8(reg.SIST0)).toBe(reg.SIST0_MA)
+    expect(chip.r32(reg.DNAD)).toBe(LARGE + bad * 512)
+    chip.w32(reg.DSP, PROGRAM + DATA + 8 * data.length)
+    chip.r8(reg.DSTAT)
+    chip.run(...io(chip, [3, 0, 0, 0, 18, 0], { data: [s.move(18, BUFFER, s.DATA_IN)] }))
+    expect(chip.bytes(BUFFER + 3, 4)).toEqual([0, 0, 0, bad])
+  })
+
   test('a write that fails has been taken all the same', () => {
     const chip = prompt()
     chip.faulty.fail('write', 'EIO', 100)

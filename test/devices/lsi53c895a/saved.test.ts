@@ -111,6 +111,83 @@ test('a block move in the middle of a target that holds the bus', async () => {
   ).toBe(0)
 })
 
+test('a block move whose bytes are there, and which the program has not been told of', async () => {
+  const length = 512 << 10
+  for (let turns = 0; turns < 24; turns++) {
+    const chip = ready(machine())
+    chip.faulty.later()
+    const data = [s.move(1000, LARGE, s.DATA_IN), s.move(length - 1000, LARGE + 1000, s.DATA_IN)]
+    chip.run(...io(chip, READ(4, length / 512), { data }))
+    for (let turn = 0; turn < turns; turn++) await undefined
+    const other = again(chip)
+    await other.stopped()
+    expect([turns, other.r32(reg.DSPS), other.bytes(SCRATCH + 0x20, 2)]).toEqual([turns, 0x77, [0, 0]])
+    const moved = other.bus.memory.ram.subarray(LARGE, LARGE + length)
+    expect(Buffer.compare(moved, chip.content.subarray(2048, 2048 + length))).toBe(0)
+  }
+})
+
+test('a message that is shorter than its move, while the target waits for its medium', async () => {
+  const chip = ready(machine())
+  chip.faulty.hold()
+  const negotiation = [1, 3, 1, 25, 8]
+  chip.put(SCRATCH, 0x80, ...negotiation)
+  chip.put(SCRATCH + 0x10, ...READ(4, 8))
+  chip.run(
+    s.selectAtn(3),
+    s.move(6, SCRATCH, s.MSG_OUT),
+    s.move(5, SCRATCH + 0x20, s.MSG_IN),
+    s.set(s.ATN),
+    s.move(10, SCRATCH + 0x10, s.COMMAND),
+    s.move(5, SCRATCH + 1, s.MSG_OUT),
+    s.move(16, SCRATCH + 0x40, s.MSG_IN),
+    s.int(0x55),
+  )
+  await microtasks()
+  expect(chip.r8(reg.ISTAT1)).toBe(reg.ISTAT1_SRUN)
+  const other = again(chip)
+  chip.faulty.release()
+  for (const each of [chip, other]) {
+    await each.stopped()
+    expect(each.r8(reg.SIST0)).toBe(reg.SIST0_MA)
+    expect(each.r8(reg.SSTAT1) & 7).toBe(s.DATA_IN)
+    expect(each.r32(reg.DBC) & 0xffffff).toBe(11)
+    expect(each.bytes(SCRATCH + 0x40, 16)).toEqual([...negotiation, ...new Array<number>(11).fill(0)])
+  }
+})
+
+test('bytes of a write that a unit takes up again count as moved, however it has answered before', async () => {
+  const bytes = 128 << 10
+  const part = 100_000
+  const first = ready(machine())
+  for (let i = 0; i < 256; i++) first.bus.memory.ram.fill(i + 1, LARGE + i * 512, LARGE + (i + 1) * 512)
+  const data = [s.move(part, LARGE, s.DATA_OUT), s.int(0x11), s.move(bytes - part, LARGE + part, s.DATA_OUT)]
+  expect(first.run(...io(first, WRITE(8, 256), { data }))).toBe(0x11)
+  const second = ready(machine())
+  for (let i = 0; i < 16; i++) {
+    second.run(...io(second, WRITE(0, 1), { data: [s.move(512, LARGE, s.DATA_OUT)] }))
+    second.r8(reg.DSTAT)
+  }
+  second.faulty.hold()
+  second.device.restore(structuredClone(first.device.save()))
+  second.bus.memory.ram.set(first.bus.memory.ram)
+  const third = again(second)
+  second.faulty.release()
+  for (const each of [second, third]) {
+    await microtasks()
+    each.bus.clock.turn()
+    each.r8(reg.DSTAT)
+    each.w8(reg.DCNTL, reg.DCNTL_STD)
+    await each.stopped()
+    expect(each.r32(reg.DSPS)).toBe(0x77)
+    expect(each.bytes(SCRATCH + 0x20, 2)).toEqual([0, 0])
+    each.r8(reg.DSTAT)
+    each.run(...io(each, READ(8, 256), { data: [s.move(bytes, LARGE, s.DATA_IN)] }))
+    await each.stopped()
+    for (let i = 0; i < 256; i++) expect([i, ...each.bytes(LARGE + i * 512, 1)]).toEqual([i, (i + 1) & 0xff])
+  }
+})
+
 test('a write in the middle, its bytes partly with the host', async () => {
   const blocks = 1024
   const chip = ready(machine())
