@@ -399,6 +399,11 @@ export class Task {
       () => this.#source!.read(this.transferred, rest),
       () => this.#advance(left),
       rest,
+      (error) => {
+        // The request may have changed more than has moved
+        rest.filled()
+        this.#failed(error)
+      },
     )
     this.#owner.reads.took(isLater(read))
     return read

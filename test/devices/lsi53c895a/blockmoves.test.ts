@@ -142,6 +142,8 @@ describe('[53C895A] 5.3 block moves behind each other', () => {
     expect(chip.r32(reg.RBC) & 0xffffff).toBe(26 * KIB)
     expect(chip.r32(reg.UA)).toBe(LARGE + 70 * KIB)
     expect(holds(chip, LARGE, 0, 70 * KIB)).toBe(true)
+    // The request that failed may have changed more of it
+    expect(chip.bus.memory.isDirty(LARGE + 70 * KIB, 58 * KIB)).toBe(true)
     expect(chip.r8(reg.SSTAT1) & 7).toBe(s.STATUS)
   })
 
