@@ -1,5 +1,6 @@
 /** Metadata in memory: pages of tables, bounded, with their dirty 512-byte sectors. */
 import type { Now } from './now.ts'
+import { nextTurn } from './turn.ts'
 
 /** Most bytes of a page; 32 sectors, so that one number holds a page's dirty sectors. */
 export const MAX_PAGE = 16384
@@ -8,12 +9,6 @@ const SECTOR_BITS = 9
 const NEAR_MASK = 63
 /** Most pages that are looked at for one that is added. */
 const LOOKS_MOST = 256
-
-/** Calls back in the event loop's next turn. */
-const nextTurn: (callback: () => void) => void =
-  typeof setImmediate === 'function'
-    ? (callback) => void setImmediate(callback)
-    : (callback) => void setTimeout(callback, 0)
 
 /** A write of metadata: a copy of what was dirty, so that what changes meanwhile is not written too early. */
 export interface Patch {

@@ -1,4 +1,4 @@
-/** Requests that a protocol collects, to hand them in together. */
+/** Turns of the event loop, and requests that a protocol collects to hand them in together. */
 
 const submitters = new Set<() => void>()
 let kicked = 0
@@ -20,4 +20,19 @@ export function kick(): void {
 /** How often {@link kick} was called: what came between two of them was all that some device's queue held. */
 export function kicks(): number {
   return kicked
+}
+
+/** Calls back in the event loop's next turn. */
+export const nextTurn: (callback: () => void) => void =
+  typeof setImmediate === 'function' ? (callback) => void setImmediate(callback) : byMessage()
+
+/** In a browser a message comes at once, a timeout after 4 ms, and after a second in a page that is not shown. */
+function byMessage(): (callback: () => void) => void {
+  const waiting: (() => void)[] = []
+  const { port1, port2 } = new MessageChannel()
+  port1.onmessage = () => waiting.shift()?.()
+  return (callback) => {
+    waiting.push(callback)
+    port2.postMessage(0)
+  }
 }

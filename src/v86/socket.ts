@@ -1,4 +1,5 @@
 /** The place of one PCI function: the bus that it sees, and its windows as they lie in the machine. */
+import { nextTurn } from '../block/turn.ts'
 import type { Bus, Clock, GuestMemory, PciDevice, PciFactory, Window } from '../devices/machine.ts'
 import { INTERRUPT_PIN } from '../devices/pci.ts'
 import type { Interrupts } from './interrupts.ts'
@@ -102,16 +103,5 @@ const clock: Clock = {
     const timer = setTimeout(callback, ms)
     return () => clearTimeout(timer)
   },
-  defer: typeof setImmediate === 'function' ? (callback) => void setImmediate(callback) : deferByMessage(),
-}
-
-/** In a browser a message comes at once, a timeout after 4 ms. */
-function deferByMessage(): (callback: () => void) => void {
-  const waiting: (() => void)[] = []
-  const { port1, port2 } = new MessageChannel()
-  port1.onmessage = () => waiting.shift()?.()
-  return (callback) => {
-    waiting.push(callback)
-    port2.postMessage(0)
-  }
+  defer: nextTurn,
 }

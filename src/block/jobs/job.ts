@@ -1,6 +1,7 @@
 /** What every job is: an async generator of its progress, with a speed limit, pauses and a way out. */
 import { BlockError, errnoOf } from '../error.ts'
 import type { Clock } from '../filters/throttle.ts'
+import { nextTurn } from '../turn.ts'
 
 /** How far a job is, bytes; `total` may grow while others write. */
 export interface Progress {
@@ -62,14 +63,6 @@ const LEAST = 64 << 10
 const TURN = 2
 
 const realClock: Clock = { now: () => performance.now(), after: (ms, callback) => void setTimeout(callback, ms) }
-
-/** Lets the event loop turn. */
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => {
-    if (typeof setImmediate === 'function') setImmediate(resolve)
-    else setTimeout(resolve, 0)
-  })
-}
 
 /**
  * A job. Nothing happens before the first `next()`, and who does not ask for more holds it up; {@link run} asks until the end. Its
@@ -264,7 +257,7 @@ export class Job<T = void> implements AsyncGenerator<Progress, T, void> {
       this.#leak()
       if (!this.#paused && (this.#speed === 0 || this.#debt <= 0)) {
         if (this.#clock.now() - this.#turned < TURN) return
-        await nextTurn()
+        await new Promise<void>(nextTurn)
         this.#turned = this.#clock.now()
         return
       }

@@ -31,7 +31,7 @@ export interface BlockMove extends Range {
 }
 
 /** Most block moves that one transfer does: as many as a page list of 1 MiB has. */
-export const TOGETHER = 256
+export const MOVES_MAX = 256
 
 /** Finds out what block moves are to do. The move it holds is the one that was decoded last. */
 export class MoveDecoder implements BlockMove {
@@ -101,7 +101,7 @@ export class MoveDecoder implements BlockMove {
     const moves = [copyOf(this)]
     let total = this.count
     const { phase } = this
-    while (moves.length < TOGETHER && total < most) {
+    while (moves.length < MOVES_MAX && total < most) {
       const at = this.next
       const high = this.#get(reg.SFS)
       const instruction = this.#source.fetch(high, at)

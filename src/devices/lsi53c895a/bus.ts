@@ -150,7 +150,7 @@ export class ScsiBus {
     else this.#afterMessages(nexus)
   }
 
-  /** Bytes that a data phase best moves by {@link exchange}, without waiting for the medium. */
+  /** Bytes that a data phase moves by {@link exchange} without waiting for the medium; 0 where a {@link transfer} is better. */
   get ready(): number {
     const task = this.#isData ? this.#current!.task! : undefined
     return task === undefined || task.straight ? 0 : task.ready
@@ -508,7 +508,7 @@ export class ScsiBus {
 
   /** The start of a data phase: it is not entered before there is something to move. */
   #begin(nexus: Nexus, task: Task): void {
-    const prepared = task.ready > 0 || task.straight ? undefined : task.prepare()
+    const prepared = prepare(task)
     if (isLater(prepared)) this.#wait(nexus, prepared)
     else if (task.phase === 'in') this.#phase = PHASE_DATA_IN
     else if (task.phase === 'out') this.#phase = PHASE_DATA_OUT
@@ -544,12 +544,7 @@ export class ScsiBus {
       this.#connections.drop(nexus)
       return
     }
-    const more =
-      task.phase === 'busy'
-        ? task.next()
-        : task.phase !== 'status' && task.ready === 0 && !task.straight
-          ? task.prepare()
-          : undefined
+    const more = task.phase === 'busy' ? task.next() : task.phase === 'status' ? undefined : prepare(task)
     if (isLater(more)) {
       const generation = this.#generation
       const again = () => {
@@ -594,6 +589,11 @@ export class ScsiBus {
     this.#acknowledge = false
     this.#events.busFree()
   }
+}
+
+/** Has the medium make ready what the next move needs, if that is not at hand. */
+function prepare(task: Task): Now<void> {
+  if (task.ready === 0 && !task.straight) return task.prepare()
 }
 
 /** Length of the CDB that starts so; undefined if its group leaves that to the initiator. */

@@ -1,7 +1,7 @@
 /** The chip's part of a saved state: what is read is checked, or is a RangeError. */
 import type { Saved } from '../machine.ts'
 import { bytesOf, fieldsOf, flagOf, listOf, numberOf } from '../scsi/saved.ts'
-import { type BlockMove, TOGETHER } from './blockmoves.ts'
+import { type BlockMove, MOVES_MAX } from './blockmoves.ts'
 import * as reg from './registers.ts'
 import type { Moves, ProcessorState } from './scripts.ts'
 
@@ -56,7 +56,7 @@ export function saveState(state: LsiState): Saved {
 
 function movesOf(state: Saved | undefined): Moves {
   const saved = fieldsOf(state)
-  const list = listOf(saved.list, TOGETHER).map(moveOf)
+  const list = listOf(saved.list, MOVES_MAX).map(moveOf)
   if (list.length === 0) throw new RangeError('the saved state moves nothing')
   const done = list.reduce((sum, { count }) => sum + count, 0)
   return { list, done: numberOf(saved.done, done) }

@@ -43,7 +43,7 @@ const SLICE = 4096
 const MEMORY_SHIFT = 8
 const DATA_SHIFT = 10
 /** Most bytes that block moves behind each other move by one transfer: a slice. */
-const TOGETHER = SLICE << DATA_SHIFT
+const TRANSFER_MAX = SLICE << DATA_SHIFT
 /** Instructions without any transfer, selection or stop in between after which a program is taken for endless. */
 const ENDLESS = 2 << 20
 
@@ -84,6 +84,7 @@ export class ScriptsProcessor {
   /** The last SELECT will time out: SCRIPTS go on meanwhile, up to the first instruction that needs the target. */
   #unanswered = false
   readonly #decoder: MoveDecoder
+  /** Those of a transfer whose bytes come later, or one that waits for the phase behind its last byte. */
   #moves: Moves | undefined
 
   constructor(host: ScriptsHost) {
@@ -157,8 +158,8 @@ export class ScriptsProcessor {
   /** Goes on if what was waited for may have come. */
   poke(): void {
     const { bus } = this.#host
-    const held = this.#moves !== undefined && bus.connected && bus.phase === undefined
-    if (this.#wait !== 'data' && !held) this.#wait = 'nothing'
+    const phaseIsOpen = this.#moves !== undefined && bus.connected && bus.phase === undefined
+    if (this.#wait !== 'data' && !phaseIsOpen) this.#wait = 'nothing'
   }
 
   /** Runs up to a slice of instructions; true if there is more to do right away. */
@@ -244,6 +245,7 @@ export class ScriptsProcessor {
 
   #blockMove(instruction: number, operand: number, dsp: number): boolean {
     const { bus } = this.#host
+    // What it holds is another move once it has looked ahead
     const move = this.#decoder
     const fault = move.decode(dsp, instruction, operand)
     if (fault !== 0) return this.#fault(fault)
@@ -265,7 +267,7 @@ export class ScriptsProcessor {
       if (phase & 1) this.#host.written(low, length)
       return this.#moved(move, length)
     }
-    const list = this.#isSingleStep ? move.together(0) : move.together(Math.min(bus.left, TOGETHER))
+    const list = this.#isSingleStep ? move.together(0) : move.together(Math.min(bus.left, TRANSFER_MAX))
     const memory = this.#host.memory(list)
     if (memory === undefined) return this.#fault(reg.DSTAT_BF)
     const moved = bus.transfer(memory)

@@ -88,21 +88,20 @@ export class Mapped {
   #copy(from: number, views: readonly Uint8Array[], length: number): number {
     let start = length > STEP ? performance.now() : 0
     let done = 0
-    let step = STEP
+    let end = STEP
     for (const view of views) {
       const to = this.#addresses.of(view)
       for (let at = 0; at < view.length; ) {
-        const part = Math.min(view.length - at, step)
+        const part = Math.min(view.length - at, end - done)
         if (this.#second === undefined) this.#libc.copy(to + at, from + done, part)
         else this.#second.copy(to + at, from + done, part)
         at += part
         done += part
-        step -= part
-        if (step > 0 || done === length) continue
+        if (done < end || done === length) continue
         const now = performance.now()
         if (now - start > TOUCHING) return done
         start = now
-        step = STEP
+        end += STEP
       }
     }
     return done
