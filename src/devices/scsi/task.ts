@@ -31,6 +31,8 @@ export interface TaskOwner {
 
 /** Shortest piece that goes straight between memory and a prompt medium, bytes: of a shorter one the copy costs less. */
 const STRAIGHT_MIN = 64 << 10
+/** Longest that is written so, bytes: a longer write a host does not do at once, but hands to others. */
+const WRITTEN_MAX = 256 << 10
 const NO_SENSE = new Uint8Array(0)
 /** Longest answer or parameter list of a saved state, bytes. */
 const ANSWER_LIMIT = 8 << 20
@@ -168,7 +170,11 @@ export class Task {
   /** Bytes of the next `left` that need no buffer. */
   #straightPart(left: number): number {
     const rest = Math.min(left, this.length - this.transferred)
-    if (rest >= STRAIGHT_MIN && this.#isStraight) return this.phase === 'in' ? rest : rest - (rest % this.#sink!.block)
+    if (rest >= STRAIGHT_MIN && this.#isStraight) {
+      if (this.phase === 'in') return rest
+      const most = Math.min(rest, WRITTEN_MAX)
+      return most - (most % this.#sink!.block)
+    }
     if (this.phase !== 'in' || this.#work !== undefined || this.#source!.held || this.#ahead() > 0) return 0
     return rest >= this.#owner.stages.size(this.length - this.transferred) ? rest : 0
   }

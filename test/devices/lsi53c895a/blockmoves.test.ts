@@ -68,6 +68,17 @@ describe('[53C895A] 5.3 block moves behind each other', () => {
     for (let i = 0; i < 32; i++) expect(chip.bytes(LARGE + 4 * KIB * i + 77, 1)).toEqual([i + 1])
   })
 
+  test('a long write is several requests, each as short as a host does at once', () => {
+    const chip = prompt()
+    const parts = Array.from({ length: 8 }, (_, i) => s.move(64 * KIB, LARGE + 64 * KIB * i, s.DATA_OUT))
+    chip.run(...io(chip, WRITE(0, 1024), { data: parts }))
+    expect(chip.r32(reg.DSPS)).toBe(0x77)
+    expect(requests(chip)).toEqual([
+      ['write', 0, 256 * KIB],
+      ['write', 256 * KIB, 256 * KIB],
+    ])
+  })
+
   test('short reads, and media that answer later, go through a buffer', async () => {
     const chip = prompt()
     const halves = [s.move(16 * KIB, LARGE, s.DATA_IN), s.move(16 * KIB, LARGE + 16 * KIB, s.DATA_IN)]
