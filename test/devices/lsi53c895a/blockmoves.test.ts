@@ -322,7 +322,7 @@ describe('[53C895A] 5.3 block moves behind each other', () => {
 
   test('whatever the moves are, it comes out as one after the other', () => {
     const { below, seed } = random()
-    for (let round = 0; round < 150; round++) {
+    for (let round = 0; round < 60; round++) {
       const blocks = 128 + below(256)
       const write = below(10) < 3
       const phase = write ? s.DATA_OUT : s.DATA_IN
