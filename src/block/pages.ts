@@ -70,7 +70,7 @@ export function patchesOf(bytes: Uint8Array, at: number, isSet: (sector: number)
 }
 
 /** The dirty sectors of `page`, which lies at `at`; they count as being written until {@link settlePages}. */
-export function takeDirty(page: Page, at: number): Patch[] {
+function takeDirty(page: Page, at: number): Patch[] {
   const mask = page.dirty
   page.writing = mask
   page.dirty = 0
@@ -172,6 +172,24 @@ export class PageCache<P extends Page> {
 
   values(): Iterable<P> {
     return this.#pages.values()
+  }
+
+  /** Whether the medium lacks something. */
+  get dirty(): boolean {
+    for (const page of this.#pages.values()) if (page.dirty !== 0) return true
+    return false
+  }
+
+  /** The dirty pages, and their dirty sectors, where `place` says that a page lies; they count as being written until {@link settlePages}. */
+  takeDirty(place: (page: P) => number): { readonly pages: readonly P[]; readonly patches: readonly Patch[] } {
+    const pages: P[] = []
+    const patches: Patch[] = []
+    for (const page of this.#pages.values()) {
+      if (page.dirty === 0) continue
+      pages.push(page)
+      patches.push(...takeDirty(page, place(page)))
+    }
+    return { pages, patches }
   }
 
   #leave(page: P): void {

@@ -5,7 +5,7 @@ import type { Allocation, Image, Mapping, PackedAllocation } from './image.ts'
 import { bytesVec } from './iovec.ts'
 import { readPadded } from './mover.ts'
 import { after, all, type Now, repeat, rescue } from './now.ts'
-import { MAX_PAGE, Page, PageCache, type Patch, patchesOf, settlePages, takeDirty } from './pages.ts'
+import { MAX_PAGE, Page, PageCache, patchesOf, settlePages } from './pages.ts'
 import { Rounds } from './rounds.ts'
 import { Traffic } from './traffic.ts'
 
@@ -350,25 +350,18 @@ export class TwoLevelImage implements Image {
   }
 
   #dirty(): boolean {
-    if (this.#l1Dirty.size > 0 || this.#frees.length > 0) return true
-    for (const page of this.#pages.values()) if (page.dirty !== 0) return true
-    return false
+    return this.#l1Dirty.size > 0 || this.#frees.length > 0 || this.#pages.dirty
   }
 
   async #commit(): Promise<void> {
     const { l1Offset, l1 } = this.#format
-    const pages: TablePage[] = []
-    const patches: Patch[] = []
-    for (const page of this.#pages.values()) {
-      if (page.dirty === 0) continue
-      pages.push(page)
-      patches.push(...takeDirty(page, this.#place(page.key)))
-    }
+    const dirty = this.#pages.takeDirty(({ key }) => this.#place(key))
+    const { pages } = dirty
     const sectors = new Set(this.#l1Dirty)
     const fresh = [...this.#fresh]
     const frees = this.#frees
     const links = this.#links
-    patches.push(...patchesOf(l1, l1Offset, (sector) => sectors.has(sector)))
+    const patches = [...dirty.patches, ...patchesOf(l1, l1Offset, (sector) => sectors.has(sector))]
     this.#l1Dirty.clear()
     this.#frees = []
     this.#links = false

@@ -5,24 +5,13 @@ import fs from 'node:fs'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { lacks, runTool, temporaryFolder } from '../tools.ts'
 import { ours } from './img-golden.ts'
+import { mounted } from './mounted.ts'
 
 const folder = temporaryFolder()
-const place = folder.file('mounted')
+const mount = lacks('mkfs.ext4', 'qemu-img') ? undefined : mounted(folder, 64 << 20, 'mkfs.ext4', '-q', '-F')
+const place = mount ?? ''
 
-/** Only the superuser mounts file systems, and not in every container. */
-function mounts(): boolean {
-  if (process.getuid?.() !== 0) return false
-  fs.mkdirSync(place)
-  const disk = folder.file('disk')
-  fs.closeSync(fs.openSync(disk, 'w'))
-  fs.truncateSync(disk, 64 << 20)
-  if (spawnSync('mkfs.ext4', ['-q', '-F', disk]).status !== 0) return false
-  return spawnSync('mount', ['-o', 'loop', disk, place]).status === 0
-}
-
-const able = !lacks('mkfs.ext4', 'qemu-img') && mounts()
-
-describe.skipIf(!able)('convert into a small ext4', () => {
+describe.skipIf(mount === undefined)('convert into a small ext4', () => {
   const [large, fitting, target] = [folder.file('large.raw'), folder.file('fitting.raw'), `${place}/target`]
   const free = () => {
     spawnSync('sync', ['-f', place])

@@ -5,24 +5,13 @@ import fs from 'node:fs'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { lacks, runTool, temporaryFolder } from '../tools.ts'
 import { ours } from './img-golden.ts'
+import { mounted } from './mounted.ts'
 
 const folder = temporaryFolder()
-const place = folder.file('mounted')
+const mount = lacks('mkfs.btrfs') ? undefined : mounted(folder, 256 << 20, 'mkfs.btrfs', '-q')
+const place = mount ?? ''
 
-/** Only the superuser mounts file systems, and not in every container. */
-function mounts(): boolean {
-  if (process.getuid?.() !== 0) return false
-  fs.mkdirSync(place)
-  const disk = folder.file('disk')
-  fs.closeSync(fs.openSync(disk, 'w'))
-  fs.truncateSync(disk, 256 << 20)
-  if (spawnSync('mkfs.btrfs', ['-q', disk]).status !== 0) return false
-  return spawnSync('mount', ['-o', 'loop', disk, place]).status === 0
-}
-
-const able = !lacks('mkfs.btrfs') && mounts()
-
-describe.skipIf(!able)('convert on btrfs', () => {
+describe.skipIf(mount === undefined)('convert on btrfs', () => {
   const [source, target] = [`${place}/source.raw`, `${place}/target.raw`]
   const bytes = Buffer.alloc(32 << 20)
   beforeAll(() => {

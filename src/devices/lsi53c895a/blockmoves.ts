@@ -95,7 +95,7 @@ export class MoveDecoder implements BlockMove {
 
   /**
    * The block moves of the program from the one that was decoded last on, as far as they are of its phase and move no more than
-   * `most` bytes together. A move that may change one of those behind it ends the list.
+   * `most` bytes together. A move that may change one of those behind it ends the list, as does one before another to its own memory.
    */
   together(most: number): readonly BlockMove[] {
     const moves = [copyOf(this)]
@@ -112,7 +112,7 @@ export class MoveDecoder implements BlockMove {
       if (this.phase !== phase || this.count === 0 || total > most) break
       moves.push(copyOf(this))
     }
-    return phase === reg.PHASE_DATA_IN ? moves.slice(0, unchanged(moves)) : moves
+    return phase === reg.PHASE_DATA_IN ? moves.slice(0, Math.min(unchanged(moves), apart(moves))) : moves
   }
 
   #selector(index: number): number {
@@ -156,6 +156,14 @@ function unchanged(moves: readonly BlockMove[]): number {
     ({ low, count }) => (low < to && from < low + count) || (low < end && program < low + count),
   )
   return first < 0 ? moves.length : first + 1
+}
+
+/** How many of `moves` go to memory that none before them goes to: a medium may answer the parts of a request in any order. */
+function apart(moves: readonly BlockMove[]): number {
+  const meet = (one: Range, other: Range) => one.low < other.low + other.count && other.low < one.low + one.count
+  const sorted = [...moves].sort((one, other) => one.low - other.low)
+  if (sorted.every((move, i) => i === 0 || !meet(sorted[i - 1]!, move))) return moves.length
+  return moves.findIndex((move, i) => moves.slice(0, i).some((before) => meet(before, move)))
 }
 
 /** The low 24 bits as a signed number. */

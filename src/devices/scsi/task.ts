@@ -140,15 +140,15 @@ export class Task {
 
   /** Moves the next bytes of the data phase, all of `piece` or as much as is left: the way for adapters that move in pieces. */
   move(piece: IoVec): Now<void> {
-    return this.#move(piece, (left) => this.#straightPart(left))
+    return this.#move(piece, true)
   }
 
-  #move(piece: IoVec, straightPart: (left: number) => number): Now<void> {
+  #move(piece: IoVec, mayBeStraight: boolean): Now<void> {
     let done = 0
     const step = (): Now<boolean> => {
       const left = piece.byteLength - done
       if (left === 0 || (this.phase !== 'in' && this.phase !== 'out')) return false
-      const straight = straightPart(left)
+      const straight = mayBeStraight ? this.#straightPart(left) : 0
       if (straight > 0) {
         const part = piece.slice(done, done + straight)
         done += straight
@@ -370,7 +370,7 @@ export class Task {
       this.#sink.bytes.set(collected.subarray(0, this.length))
     if (this.transferred === this.length) this.#finishData()
     // They count as moved from now on, which they would not while they go straight to the medium
-    else if (this.phase === 'out' && staged !== undefined) void this.#move(bytesVec(staged), () => 0)
+    else if (this.phase === 'out' && staged !== undefined) void this.#move(bytesVec(staged), false)
   }
 
   #begin(): void {

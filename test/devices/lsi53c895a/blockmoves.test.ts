@@ -233,7 +233,7 @@ describe('[53C895A] 5.3 block moves behind each other', () => {
 
   test('they use up a slice as they would one after the other', () => {
     const chip = prompt()
-    const pages = Array.from({ length: 256 }, (_, i) => s.move(4 * KIB, LARGE + 8 * KIB * (i % 64), s.DATA_IN))
+    const pages = Array.from({ length: 256 }, (_, i) => s.move(4 * KIB, LARGE + 4 * KIB * ((37 * i) % 256), s.DATA_IN))
     chip.run(...io(chip, READ(0, 2048), { data: pages }).slice(0, -1), s.jump(PROGRAM))
     expect(chip.bus.clock.deferred).toBe(1)
     expect(requests(chip).length).toBeLessThan(5)
@@ -269,6 +269,36 @@ describe('[53C895A] 5.3 block moves behind each other', () => {
     chip.run(...io(chip, WRITE(0, 256), { data: parts }))
     expect(chip.r32(reg.DSPS)).toBe(0x77)
     expect(chip.bytes(SCRATCH + 0x20, 1)).toEqual([2])
+    chip.run(...io(chip, [3, 0, 0, 0, 18, 0], { data: [s.move(18, BUFFER, s.DATA_IN)] }))
+    expect(chip.bytes(BUFFER + 2, 1)[0]! & 0xf).toBe(0x03)
+  })
+
+  test('a write on a full host goes on when that has room again', async () => {
+    const chip = prompt()
+    chip.faulty.fail('write', 'ENOSPC')
+    chip.bus.memory.ram.fill(0x5a, LARGE, LARGE + 128 * KIB)
+    const parts = Array.from({ length: 4 }, (_, i) => s.move(32 * KIB, LARGE + 32 * KIB * i, s.DATA_OUT))
+    chip.run(...io(chip, WRITE(0, 256), { data: parts }))
+    await microtasks()
+    expect(chip.r8(reg.ISTAT1) & reg.ISTAT1_SRUN).toBe(reg.ISTAT1_SRUN)
+    chip.disk.resume()
+    await chip.stopped()
+    expect(chip.r32(reg.DSPS)).toBe(0x77)
+    expect(chip.bytes(SCRATCH + 0x20, 1)).toEqual([0])
+    const back = new Uint8Array(128 * KIB)
+    void chip.disk.read(0, bytesVec(back))
+    expect(back.every((byte) => byte === 0x5a)).toBe(true)
+  })
+
+  test('two to the same memory are two requests: the second one has the last word', () => {
+    const chip = prompt()
+    const parts = [64, 0, 64].map((to, i) => s.move((i === 2 ? 64 : 32) * KIB, LARGE + to * KIB, s.DATA_IN))
+    chip.run(...io(chip, READ(0, 256), { data: parts }))
+    expect(requests(chip)).toEqual([
+      ['read', 0, 64 * KIB],
+      ['read', 64 * KIB, 64 * KIB],
+    ])
+    expect(holds(chip, LARGE + 64 * KIB, 64 * KIB, 64 * KIB)).toBe(true)
   })
 
   test('a bus reset takes the memory of all of them back', async () => {

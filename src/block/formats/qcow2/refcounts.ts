@@ -4,7 +4,7 @@ import { BlockError } from '../../error.ts'
 import { bytesVec } from '../../iovec.ts'
 import { readPadded } from '../../mover.ts'
 import { after, type Now, repeat } from '../../now.ts'
-import { MAX_PAGE, Page, PageCache, type Patch, patchesOf, settlePages, takeDirty } from '../../pages.ts'
+import { MAX_PAGE, Page, PageCache, type Patch, patchesOf, settlePages } from '../../pages.ts'
 import { type Header, MAX_REFCOUNT_TABLE_BYTES } from './header.ts'
 
 /** Reads refcount `index` of `bytes`, 2^order bits each; below a byte, the first is in the lowest bits. */
@@ -340,23 +340,16 @@ export class Refcounts {
 
   /** Whether the medium lacks something. */
   get dirty(): boolean {
-    if (this.#moved || this.#tableDirty.size > 0) return true
-    for (const page of this.#cache.values()) if (page.dirty !== 0) return true
-    return false
+    return this.#moved || this.#tableDirty.size > 0 || this.#cache.dirty
   }
 
   /** What a commit must write. */
   collect(): CountPatches {
-    const pages: CountPage[] = []
-    const blocks: Patch[] = []
-    for (const page of this.#cache.values()) {
-      if (page.dirty === 0) continue
-      const cluster = page.key * this.#perPage
-      const offset = this.block(Math.floor(cluster / this.perBlock))
+    const { pages, patches: blocks } = this.#cache.takeDirty(({ key }) => {
+      const cluster = key * this.#perPage
       const within = ((cluster % this.perBlock) / this.#perPage) * this.#pageSize
-      pages.push(page)
-      blocks.push(...takeDirty(page, offset + within))
-    }
+      return this.block(Math.floor(cluster / this.perBlock)) + within
+    })
     const sectors = this.#tableDirty
     const moved = this.#moved
     const fresh = this.#fresh

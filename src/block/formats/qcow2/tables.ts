@@ -2,7 +2,7 @@
 import { bytesVec } from '../../iovec.ts'
 import { readPadded } from '../../mover.ts'
 import { after, type Now } from '../../now.ts'
-import { MAX_PAGE, PageCache, type Patch, patchesOf, settlePages, takeDirty } from '../../pages.ts'
+import { MAX_PAGE, PageCache, type Patch, patchesOf, settlePages } from '../../pages.ts'
 import { l2EntrySize } from './header.ts'
 import { type MapParts, type Pending, takeSpace } from './parts.ts'
 import { Slice } from './slice.ts'
@@ -60,9 +60,7 @@ export class Tables {
 
   /** Whether the medium lacks something. */
   get dirty(): boolean {
-    if (this.#l1Dirty.size > 0) return true
-    for (const slice of this.#cache.values()) if (slice.dirty !== 0) return true
-    return false
+    return this.#l1Dirty.size > 0 || this.#cache.dirty
   }
 
   /** The slice `key`, if it is in memory. */
@@ -163,6 +161,11 @@ export class Tables {
     )
   }
 
+  /** Host offset of the slice `key`, whose table there is. */
+  #place(key: number): number {
+    return this.table(Math.floor(key / this.#slicesPerTable)) + (key % this.#slicesPerTable) * this.#sliceBytes
+  }
+
   /** The slice `key`, read if it is not in memory. */
   slice(key: number): Now<Slice> {
     return this.#cache.load(key, () => {
@@ -170,7 +173,7 @@ export class Tables {
       const bytes = new Uint8Array(this.#sliceBytes)
       if (this.#fresh.has(table))
         return new Slice(key, bytes, this.#extended, this.#parts.dataFile !== undefined, this.#clusterSize)
-      const at = table + (key % this.#slicesPerTable) * this.#sliceBytes
+      const at = this.#place(key)
       const { file } = this.#parts
       const read = after(file.debug?.event('l2_load'), () => readPadded(file, at, bytesVec(bytes)))
       return after(read, () => {
@@ -186,22 +189,15 @@ export class Tables {
 
   /** What a commit must write; changes from now on belong to the next. */
   collect(): TablePatches {
-    const slices: Slice[] = []
-    const patches: Patch[] = []
-    for (const slice of this.#cache.values()) {
-      if (slice.dirty === 0) continue
-      const table = this.table(Math.floor(slice.key / this.#slicesPerTable))
-      slices.push(slice)
-      patches.push(...takeDirty(slice, table + (slice.key % this.#slicesPerTable) * this.#sliceBytes))
-    }
+    const { pages, patches } = this.#cache.takeDirty(({ key }) => this.#place(key))
     const sectors = this.#l1Dirty
     const fresh = [...this.#fresh]
-    patches.push(...patchesOf(this.#l1, this.#parts.header.l1Offset, (sector) => sectors.has(sector)))
+    const l1 = patchesOf(this.#l1, this.#parts.header.l1Offset, (sector) => sectors.has(sector))
     this.#l1Dirty = new Set()
     return {
-      patches,
+      patches: [...patches, ...l1],
       settle: (written) => {
-        settlePages(slices, written)
+        settlePages(pages, written)
         if (written) {
           for (const table of fresh) this.#fresh.delete(table)
           this.#cache.relax()
